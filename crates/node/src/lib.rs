@@ -1,1 +1,5 @@
 //! The node.
+
+pub mod error;
+
+pub use error::{Code, Error, Kind};
