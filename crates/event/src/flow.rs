@@ -84,7 +84,9 @@ impl FromStr for History {
         if text.len() != 16 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(Malformed("a history is 16 lower-case hexadecimal digits"));
         }
-        u64::from_str_radix(text, 16).map(History).map_err(|_| Malformed("a history is 16 hexadecimal digits"))
+        u64::from_str_radix(text, 16)
+            .map(History)
+            .map_err(|_| Malformed("a history is 16 hexadecimal digits"))
     }
 }
 
