@@ -4,4 +4,13 @@
 //! No I/O, no clock, no async, no policy: everything here is a function of its arguments, so that it can be
 //! property-tested, fuzzed and reused by the client as it stands.
 
+mod error;
+mod event;
 pub mod flow;
+mod timestamp;
+mod value;
+
+pub use error::{Error, Kind};
+pub use event::{Data, Event, FLOWPOSITION, FLOWTIME, Form, SPECVERSION, Stamp};
+pub use timestamp::Timestamp;
+pub use value::Value;
