@@ -1,5 +1,6 @@
 //! The node.
 
 pub mod error;
+pub mod http;
 
 pub use error::{Code, Error, Kind};
