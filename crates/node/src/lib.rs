@@ -1,5 +1,7 @@
 //! The node.
 
+pub mod clock;
+pub mod control;
 pub mod error;
 pub mod http;
 
