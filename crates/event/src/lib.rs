@@ -7,6 +7,7 @@
 mod error;
 mod event;
 pub mod flow;
+pub mod sql;
 mod timestamp;
 mod value;
 
