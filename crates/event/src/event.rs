@@ -71,6 +71,14 @@ pub struct Stamp {
     pub time: Time,
 }
 
+impl Stamp {
+    /// The time as an attribute's value.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp<'static> {
+        Timestamp::from_millis(self.time)
+    }
+}
+
 impl<'a> Data<'a> {
     /// Data carried as text.
     pub fn text(text: impl Into<Cow<'a, str>>) -> Self {
@@ -323,14 +331,9 @@ impl<'a> Event<'a> {
         self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
-    /// Whether an optional attribute of that name is there.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.find(name).is_some()
-    }
-
-    /// Adds an attribute that a decoder has checked and found to be the first of its name.
-    pub(crate) fn push_checked(&mut self, name: Cow<'a, str>, value: Value<'a>) {
-        self.attributes.push((name, value));
+    /// Sets all optional attributes to those that a decoder has checked, each name once.
+    pub(crate) fn set_checked(&mut self, attributes: Vec<(Cow<'a, str>, Value<'a>)>) {
+        self.attributes = attributes;
     }
 
     /// Sets the stamp from the texts of both attributes, if both are there and well-formed.
@@ -345,9 +348,8 @@ pub(crate) const REQUIRED_BYTES: usize =
 
 fn parse_stamp(position: Option<&str>, time: Option<&str>) -> Option<Stamp> {
     let position: Position = position?.parse().ok()?;
-    let time = Timestamp::parse(time?)?;
-    let millis = time.seconds().checked_mul(1000)?.checked_add(i64::from(time.nanos() / 1_000_000))?;
-    Some(Stamp { position, time: Time(u64::try_from(millis).ok()?) })
+    let time = Timestamp::parse(time?)?.unix_millis().map(Time)?;
+    Some(Stamp { position, time })
 }
 
 /// Checks one of `id`, `source`, `type`.
@@ -406,15 +408,13 @@ pub(crate) fn check_value<'a>(name: &str, value: Value<'a>) -> Result<Value<'a>,
             Ok(Value::Uri(text))
         }
         ("time", Value::Timestamp(time)) => Ok(Value::Timestamp(time)),
-        ("time", Value::String(text)) => match crate::timestamp::parse(text.as_bytes()) {
-            Some(_) => {
-                Timestamp::parse(text).map(Value::Timestamp).ok_or_else(|| fail("is no RFC 3339 time"))
-            }
-            None => Err(Error::about(
+        ("time", Value::String(text)) => Timestamp::try_parse(text).map(Value::Timestamp).map_err(|text| {
+            let quoted = quote(&text);
+            Error::about(
                 name,
-                format_args!("is {}; expected an RFC 3339 time, as 2026-01-31T12:00:00Z", quote(&text)),
-            )),
-        },
+                format_args!("is {quoted}; expected an RFC 3339 time, as 2026-01-31T12:00:00Z"),
+            )
+        }),
         ("subject" | "datacontenttype", value) => Err(wrong(&value, "a String")),
         ("dataschema", value) => Err(wrong(&value, "a URI")),
         ("time", value) => Err(wrong(&value, "a Timestamp")),

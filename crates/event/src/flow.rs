@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::timestamp::{self, Timestamp};
+
 /// An event's place in its stream: rising, from 1, never reused within a [`History`].
 ///
 /// Zero is no event's place: as a `first` or `last` it says "none".
@@ -114,20 +116,7 @@ impl Time {
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = self.0.min(Time::MAX.0);
-        let days = i64::try_from(time / 86_400_000).unwrap_or_default();
-        let (hour, minute) = (time / 3_600_000 % 24, time / 60_000 % 60);
-        let (second, millis) = (time / 1000 % 60, time % 1000);
-        // Days to a civil date: the proleptic Gregorian calendar counted in eras of 400 years from 1 March 0000.
-        let shifted = days + 719_468;
-        let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let shifted_month = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-        let year = year_of_era + era * 400 + i64::from(month <= 2);
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+        f.write_str(timestamp::millis_text(*self, &mut [0; timestamp::TEXT_MAX]))
     }
 }
 
@@ -136,10 +125,9 @@ impl FromStr for Time {
 
     /// Any RFC 3339 date-time; finer digits than milliseconds are cut off.
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let parsed: jiff::Timestamp = text
-            .parse()
-            .map_err(|_| Malformed("a time is RFC 3339 with an offset, as 2026-01-31T12:00:00Z"))?;
-        u64::try_from(parsed.as_millisecond()).map(Time).map_err(|_| Malformed("a time lies after 1970"))
+        let time = Timestamp::parse(text)
+            .ok_or(Malformed("a time is RFC 3339 with an offset, as 2026-01-31T12:00:00Z"))?;
+        time.unix_millis().map(Time).ok_or(Malformed("a time lies after 1970"))
     }
 }
 

@@ -7,6 +7,8 @@
 mod error;
 mod event;
 pub mod flow;
+mod names;
+pub mod proto;
 pub mod sql;
 mod timestamp;
 mod value;

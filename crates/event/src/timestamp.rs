@@ -15,12 +15,14 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 
+use crate::flow::Time;
+
 /// Seconds of 0001-01-01T00:00:00Z, the first that protobuf's Timestamp may hold.
 const SECONDS_MIN: i64 = -62_135_596_800;
 /// Seconds of 9999-12-31T23:59:59Z, the last.
 const SECONDS_MAX: i64 = 253_402_300_799;
 /// Room for the longest canonical text.
-const TEXT_MAX: usize = 30;
+pub(crate) const TEXT_MAX: usize = 30;
 
 /// An instant with nanoseconds and the text that said it. See the module's head.
 ///
@@ -37,9 +39,17 @@ impl<'a> Timestamp<'a> {
     /// Reads an RFC 3339 date-time. `None` if it is none or lies outside of the years 1 to 9999 UTC.
     #[must_use]
     pub fn parse(text: impl Into<Cow<'a, str>>) -> Option<Self> {
-        let text = text.into();
-        let (seconds, nanos, canonical) = parse(text.as_bytes())?;
-        Some(Self { seconds, nanos, text: (!canonical).then_some(text) })
+        Self::try_parse(text.into()).ok()
+    }
+
+    /// [`Timestamp::parse`] that gives the text back.
+    pub(crate) fn try_parse(text: Cow<'a, str>) -> Result<Self, Cow<'a, str>> {
+        match parse(text.as_bytes()) {
+            Some((seconds, nanos, canonical)) => {
+                Ok(Self { seconds, nanos, text: (!canonical).then_some(text) })
+            }
+            None => Err(text),
+        }
     }
 
     /// The instant `nanos` after `seconds` since 1970-01-01T00:00:00Z, under its canonical text. `None` if
@@ -48,6 +58,15 @@ impl<'a> Timestamp<'a> {
     pub fn from_unix(seconds: i64, nanos: u32) -> Option<Self> {
         let valid = (SECONDS_MIN..=SECONDS_MAX).contains(&seconds) && nanos < 1_000_000_000;
         valid.then_some(Self { seconds, nanos, text: None })
+    }
+
+    /// The instant of a time on a node's clock; the end of the year 9999 for whatever lies after it.
+    #[must_use]
+    pub fn from_millis(time: Time) -> Self {
+        let millis = time.0.min(Time::MAX.0);
+        let seconds = i64::try_from(millis / 1000).unwrap_or(SECONDS_MAX);
+        let nanos = u32::try_from(millis % 1000).unwrap_or_default() * 1_000_000;
+        Self { seconds, nanos, text: None }
     }
 
     /// Whole seconds since 1970-01-01T00:00:00Z.
@@ -60,6 +79,12 @@ impl<'a> Timestamp<'a> {
     #[must_use]
     pub fn nanos(&self) -> u32 {
         self.nanos
+    }
+
+    /// Whole milliseconds since 1970-01-01T00:00:00Z, cut; `None` before that.
+    #[must_use]
+    pub fn unix_millis(&self) -> Option<u64> {
+        u64::try_from(self.seconds * 1000 + i64::from(self.nanos / 1_000_000)).ok()
     }
 
     /// The text as its producer wrote it.
@@ -128,7 +153,7 @@ impl fmt::Display for Timestamp<'_> {
 }
 
 /// Bytes of the canonical text of an instant with these nanoseconds.
-pub(crate) fn canonical_len(nanos: u32) -> usize {
+fn canonical_len(nanos: u32) -> usize {
     match fraction_digits(nanos) {
         0 => 20,
         digits => 21 + digits,
@@ -147,13 +172,8 @@ fn fraction_digits(nanos: u32) -> usize {
     }
 }
 
-/// Whether protobuf's Timestamp may hold these.
-pub(crate) fn in_range(seconds: i64, nanos: i64) -> bool {
-    (SECONDS_MIN..=SECONDS_MAX).contains(&seconds) && (0..1_000_000_000).contains(&nanos)
-}
-
 /// Reads `text`: seconds, nanoseconds, and whether the text is the canonical one.
-pub(crate) fn parse(text: &[u8]) -> Option<(i64, u32, bool)> {
+fn parse(text: &[u8]) -> Option<(i64, u32, bool)> {
     let (head, tail) = text.split_at_checked(19)?;
     let two = |at: usize| digits(&head[at..at + 2]);
     let (year, month, day) = (digits(&head[..4])?, two(5)?, two(8)?);
@@ -213,6 +233,15 @@ pub(crate) fn parse(text: &[u8]) -> Option<(i64, u32, bool)> {
     Some((seconds, nanos, canonical))
 }
 
+/// The text of a time on a node's clock: RFC 3339 in UTC with exactly three digits of fraction.
+pub(crate) fn millis_text(time: Time, buffer: &mut [u8; TEXT_MAX]) -> &str {
+    let time = Timestamp::from_millis(time);
+    canonical(time.seconds, time.nanos, buffer);
+    buffer[19] = b'.';
+    buffer[23] = b'Z';
+    std::str::from_utf8(&buffer[..24]).unwrap_or_default()
+}
+
 fn digits(text: &[u8]) -> Option<u32> {
     text.iter().try_fold(0, |value, b| b.is_ascii_digit().then(|| value * 10 + u32::from(b - b'0')))
 }
@@ -236,7 +265,7 @@ fn days_from_civil(year: u32, month: u32, day: u32) -> i64 {
 }
 
 /// Writes the canonical text of an instant and returns it.
-pub(crate) fn canonical(seconds: i64, nanos: u32, buffer: &mut [u8; 30]) -> &[u8] {
+fn canonical(seconds: i64, nanos: u32, buffer: &mut [u8; TEXT_MAX]) -> &[u8] {
     let (days, second_of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
