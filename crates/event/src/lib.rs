@@ -6,6 +6,7 @@
 
 mod error;
 mod event;
+pub mod filter;
 pub mod flow;
 mod names;
 pub mod proto;

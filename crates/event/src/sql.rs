@@ -47,6 +47,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
+pub(crate) use compile::Attribute;
+
 use crate::Event;
 
 /// Longest expression, in bytes.
