@@ -166,7 +166,7 @@ struct Parser<'t> {
     lexer: Lexer<'t>,
     /// The token to look at next.
     token: Token<'t>,
-    /// How many expressions are being parsed within each other.
+    /// How many expressions are open around the current one.
     open: usize,
     nodes: usize,
 }
@@ -174,16 +174,23 @@ struct Parser<'t> {
 impl<'t> Parser<'t> {
     /// An expression up to the first operator that binds looser than `min`.
     fn expression(&mut self, min: u8) -> Result<Tree, ParseError> {
-        self.open += 1;
-        if self.open > DEPTH_MAX {
-            return Err(self.too_deep(self.token.offset));
-        }
         let mut left = self.prefix()?;
         while let Some(tree) = self.infix(&mut left, min)? {
             left = tree;
         }
-        self.open -= 1;
         Ok(left)
+    }
+
+    /// An expression within another one's brackets or under its unary operator. Recursion beside these is no
+    /// deeper than there are precedences.
+    fn nested(&mut self, min: u8) -> Result<Tree, ParseError> {
+        self.open += 1;
+        if self.open >= DEPTH_MAX {
+            return Err(self.too_deep(self.token.offset));
+        }
+        let tree = self.expression(min)?;
+        self.open -= 1;
+        Ok(tree)
     }
 
     /// Whatever can begin an expression.
@@ -192,13 +199,13 @@ impl<'t> Parser<'t> {
         match token.kind {
             Kind::Open => {
                 self.advance()?;
-                let inner = self.expression(binding::LOGIC)?;
+                let inner = self.nested(binding::LOGIC)?;
                 self.close("an operator or `)`")?;
                 Ok(inner)
             }
             Kind::Not => {
                 self.advance()?;
-                let operand = self.expression(binding::UNARY)?;
+                let operand = self.nested(binding::UNARY)?;
                 let height = operand.height + 1;
                 self.node(Ast::Not(Box::new(operand.ast)), height, token.offset)
             }
@@ -240,7 +247,7 @@ impl<'t> Parser<'t> {
         if sign.kind == Kind::Plus {
             return Err(ParseError::new(self.text, sign.offset, "an expression", "`+`"));
         }
-        let operand = self.expression(binding::UNARY)?;
+        let operand = self.nested(binding::UNARY)?;
         self.node(Ast::Negate(Box::new(operand.ast)), operand.height + 1, sign.offset)
     }
 
@@ -285,7 +292,7 @@ impl<'t> Parser<'t> {
         let mut list = Vec::new();
         let mut height = 0;
         loop {
-            let tree = self.expression(binding::LOGIC)?;
+            let tree = self.nested(binding::LOGIC)?;
             height = height.max(tree.height);
             list.push(tree.ast);
             if self.token.kind != Kind::Comma {
