@@ -86,7 +86,7 @@ fn json_type(headers: &HeaderMap) -> Result<(), Error> {
     let essence =
         content_type.to_str().ok().and_then(|text| text.split(';').next()).unwrap_or_default().trim();
     let json = |known: &&str| essence.eq_ignore_ascii_case(known);
-    if JSON_TYPES.iter().any(|known| json(&known)) {
+    if JSON_TYPES.iter().any(json) {
         return Ok(());
     }
     Err(Error::new(Code::UnsupportedMediaType, "send the body as application/json")

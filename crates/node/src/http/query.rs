@@ -21,6 +21,9 @@ pub(crate) const PAGE: usize = 100;
 /// The greatest `limit` of a list.
 pub(crate) const PAGE_MAX: usize = 1000;
 
+/// The most bytes of a reason that a person gives for a decision.
+pub(crate) const REASON_BYTES_MAX: usize = 1000;
+
 /// The decoded parameters of one request.
 #[derive(Debug)]
 pub(crate) struct Query(Vec<(&'static str, String)>);
@@ -82,6 +85,17 @@ impl Query {
     pub(crate) fn page(&self) -> Result<usize, Error> {
         let limit = self.number("limit", 1..=PAGE_MAX as u64)?;
         Ok(limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(PAGE))
+    }
+
+    /// Why somebody decides: `reason`, bounded as it is in a body.
+    pub(crate) fn reason(&self) -> Result<Option<Box<str>>, Error> {
+        match self.get("reason") {
+            None | Some("") => Ok(None),
+            Some(text) if text.len() > REASON_BYTES_MAX || text.chars().any(char::is_control) => {
+                Err(bad("reason", &format!("has at most {REASON_BYTES_MAX} bytes and no control characters")))
+            }
+            Some(text) => Ok(Some(text.into())),
+        }
     }
 }
 
