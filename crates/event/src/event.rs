@@ -14,7 +14,7 @@
 
 use std::borrow::Cow;
 
-use crate::error::{Error, quote};
+use crate::error::{Error, Kind, quote};
 use crate::flow::{Position, Time};
 use crate::timestamp::Timestamp;
 use crate::value::{self, Value};
@@ -364,7 +364,7 @@ pub(crate) fn check_specversion(text: &str) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::new(
-        crate::error::Kind::Unsupported,
+        Kind::Unsupported,
         format!("attribute \"specversion\" is {}; expected \"1.0\"", quote(text)),
     ))
 }
@@ -373,6 +373,12 @@ pub(crate) fn check_specversion(text: &str) -> Result<(), Error> {
 #[cold]
 pub(crate) fn missing(name: &str) -> Error {
     Error::about(name, "is missing; every event must have id, source, specversion and type")
+}
+
+/// A batch holds more events than the limit.
+#[cold]
+pub(crate) fn too_many(events_max: usize) -> Error {
+    Error::new(Kind::TooMany, format!("the batch holds more than {events_max} events"))
 }
 
 /// An attribute is there twice.
@@ -428,7 +434,6 @@ pub(crate) fn check_value<'a>(name: &str, value: Value<'a>) -> Result<Value<'a>,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
 
     #[test]
     fn required_attributes_are_checked() {

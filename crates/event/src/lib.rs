@@ -8,6 +8,8 @@ mod error;
 mod event;
 pub mod filter;
 pub mod flow;
+pub mod http;
+pub mod json;
 mod names;
 pub mod proto;
 pub mod sql;

@@ -189,6 +189,19 @@ pub fn push_stamped(event: &[u8], stamp: Stamp, out: &mut Vec<u8>) {
     put_attribute(out, FLOWTIME, &time);
 }
 
+/// Reads a batch of at most `events_max` events. An error says which event it is about;
+/// [`Kind::TooMany`](crate::Kind::TooMany) that there are more.
+pub fn decode_batch(bytes: &[u8], events_max: usize) -> Result<Vec<Event<'_>>, Error> {
+    let mut events = Vec::new();
+    for (index, event) in batch(bytes).enumerate() {
+        if index == events_max {
+            return Err(event::too_many(events_max));
+        }
+        events.push(decode(event?).map_err(|error| error.at_index(index))?);
+    }
+    Ok(events)
+}
+
 /// The events of a batch, each as its bytes, in order.
 ///
 /// Ends after the first error, which names the index of the event it stands before.
@@ -303,7 +316,7 @@ fn read_event<'a>(
                 }
             }
             (6, Wire::Bytes(bytes)) => {
-                only(&mut data, Data { bytes: Cow::Borrowed(bytes), form: Form::Binary })?;
+                only(&mut data, Data { bytes: Cow::Borrowed(bytes), form: Form::Binary }, "data")?;
             }
             (7, Wire::Bytes(bytes)) => {
                 if std::str::from_utf8(bytes).is_err() {
@@ -311,13 +324,11 @@ fn read_event<'a>(
                         "text_data is not valid UTF-8; expected binary_data for such bytes",
                     ));
                 }
-                only(&mut data, Data { bytes: Cow::Borrowed(bytes), form: Form::Text })?;
+                only(&mut data, Data { bytes: Cow::Borrowed(bytes), form: Form::Text }, "data")?;
             }
-            (8, Wire::Bytes(any)) => only(&mut data, read_any(any)?)?,
+            (8, Wire::Bytes(any)) => only(&mut data, read_any(any)?, "data")?,
             (FIELD_EXTRA, Wire::Bytes(bytes)) => {
-                if extra.replace(bytes).is_some() {
-                    return Err(Error::malformed("field 1001 of the event is given twice"));
-                }
+                only(&mut extra, bytes, "field 1001")?;
             }
             (number @ (1..=8 | FIELD_EXTRA), _) => return Err(wrong_type("the event", number)),
             _ => {}
@@ -457,11 +468,10 @@ fn once<'a>(place: &mut Option<&'a str>, text: &'a str, name: &str) -> Result<()
     if place.replace(text).is_some() { Err(event::duplicate(name)) } else { Ok(()) }
 }
 
-fn only<'a>(place: &mut Option<Data<'a>>, data: Data<'a>) -> Result<(), Error> {
-    if place.replace(data).is_some() {
-        return Err(Error::malformed(
-            "the event has data twice; expected one of binary_data, text_data and proto_data",
-        ));
+/// Fills a place that no field may fill twice, be it by another member of its `oneof`.
+fn only<T>(place: &mut Option<T>, value: T, what: &str) -> Result<(), Error> {
+    if place.replace(value).is_some() {
+        return Err(Error::malformed(format!("the event has {what} twice")));
     }
     Ok(())
 }
