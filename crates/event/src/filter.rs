@@ -38,7 +38,8 @@ pub const DEPTH_MAX: usize = 32;
 /// Most bytes of all values and expressions of one filter together.
 pub const BYTES_MAX: usize = 64 * 1024;
 
-const DIALECTS: [&str; 8] = ["exact", "prefix", "suffix", "all", "any", "not", "sql", "cesql"];
+/// The dialects there are. The last is another name for the one before.
+pub const DIALECTS: [&str; 8] = ["exact", "prefix", "suffix", "all", "any", "not", "sql", "cesql"];
 
 /// A filter. See the module's head.
 #[derive(Clone, Debug)]
@@ -344,7 +345,8 @@ impl Parser {
 const EXAMPLE: &str = "{\"exact\": {\"type\": \"…\"}}";
 
 fn unknown_dialect(dialect: &str, body: &Json, place: &Place<'_>) -> Error {
-    let error = Error::new(place, format!("{} is no dialect", short(dialect)));
+    let mut error = Error::new(place, format!("{} is no dialect", short(dialect)));
+    error.unknown_dialect = true;
     if let Some(meant) = nearest(dialect, DIALECTS) {
         return error.hint(format!("did you mean \"{meant}\"?"));
     }
@@ -406,12 +408,13 @@ impl fmt::Display for Place<'_> {
 pub struct Error {
     pointer: String,
     message: String,
+    unknown_dialect: bool,
     sql: Option<Box<ParseError>>,
 }
 
 impl Error {
     fn new(place: &Place<'_>, message: impl Into<String>) -> Self {
-        Self { pointer: place.to_string(), message: message.into(), sql: None }
+        Self { pointer: place.to_string(), message: message.into(), unknown_dialect: false, sql: None }
     }
 
     fn hint(mut self, hint: impl fmt::Display) -> Self {
@@ -429,6 +432,12 @@ impl Error {
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// Whether a dialect is named that is none of [`DIALECTS`], be it misspelt or of another system.
+    #[must_use]
+    pub fn is_unknown_dialect(&self) -> bool {
+        self.unknown_dialect
     }
 
     /// If an expression is wrong: where within it, and how.

@@ -220,6 +220,7 @@ fn errors_say_where_and_what() {
     for (json, pointer, message) in cases {
         let error = Filter::parse(&json).expect_err(&json.to_string());
         assert_eq!((error.pointer(), error.message()), (pointer, message));
+        assert_eq!(error.is_unknown_dialect(), message.contains("is no dialect"));
         let at = if pointer.is_empty() { message.to_owned() } else { format!("{pointer}: {message}") };
         assert_eq!(error.to_string(), at);
     }
