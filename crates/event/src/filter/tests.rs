@@ -351,3 +351,73 @@ proptest! {
         }
     }
 }
+
+/// `docs/filters.md` says what is so: its filters parse, its tables are true of its event.
+mod page {
+    use super::*;
+
+    fn read() -> String {
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/filters.md")).unwrap()
+    }
+
+    fn event() -> Event<'static> {
+        let mut event = Event::new("17", "https://example.com/stations/7", "com.example.reading.v1").unwrap();
+        event.set("subject", "hall").unwrap();
+        event.set("time", "2026-03-01T12:00:00Z").unwrap();
+        event.set("temp", 21).unwrap();
+        event.set("level", "7").unwrap();
+        event.set("alarm", false).unwrap();
+        event
+    }
+
+    /// The rows of all tables with such a head, as cells without the backquotes around them.
+    fn rows(page: &str, head: &str) -> Vec<Vec<String>> {
+        let tables = page.split("\n\n").filter(|table| table.starts_with(head));
+        let lines = tables.flat_map(|table| table.lines().skip(2));
+        let cell = |cell: &str| {
+            let cell = cell.trim();
+            let within = |fences: (&str, &str)| cell.strip_prefix(fences.0)?.strip_suffix(fences.1);
+            within(("`` ", " ``")).or_else(|| within(("`", "`"))).unwrap_or(cell).to_owned()
+        };
+        let rows: Vec<Vec<_>> =
+            lines.map(|line| line.trim_matches('|').split(" | ").map(cell).collect()).collect();
+        assert!(!rows.is_empty(), "{head}");
+        rows
+    }
+
+    #[test]
+    fn its_filters_parse() {
+        let page = read();
+        let blocks: Vec<_> =
+            page.split("```json\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        assert_eq!(blocks.len(), 6);
+        for block in blocks {
+            filter(serde_json::from_str(block).unwrap());
+        }
+    }
+
+    #[test]
+    fn its_tables_are_true() {
+        let page = read();
+        for row in rows(&page, "| filter | this event passes |") {
+            let filter = filter(json!([serde_json::from_str::<Json>(&row[0]).unwrap()]));
+            assert_eq!(filter.matches(&event()), row[1] == "yes", "{row:?}");
+        }
+        for head in
+            ["| expression | yields | |", "| expression | yields | error |", "| expression | yields |\n"]
+        {
+            for row in rows(&page, head) {
+                let (expression, event) = (Expression::parse(&row[0]).unwrap(), event());
+                let (value, errors) = expression.evaluate(&event);
+                assert_eq!(value.to_string(), row[1], "{row:?}");
+                let kinds: Vec<_> = errors.iter().map(|error| error.kind().name()).collect();
+                let expected = if head.contains("error") { vec![&*row[2]] } else { vec![] };
+                assert_eq!(kinds, expected, "{row:?}");
+            }
+        }
+        for row in rows(&page, "| given | answer |") {
+            let error = Filter::parse(&serde_json::from_str(&row[0]).unwrap()).unwrap_err();
+            assert_eq!(error.to_string(), row[1]);
+        }
+    }
+}
