@@ -8,6 +8,7 @@ mod error;
 mod event;
 pub mod filter;
 pub mod flow;
+pub mod frame;
 pub mod http;
 pub mod json;
 mod names;
