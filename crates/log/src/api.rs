@@ -288,12 +288,13 @@ pub struct Error {
     message: String,
     retry_after: Option<Duration>,
     head: Option<Position>,
+    positions: Option<(Position, Position)>,
 }
 
 impl Error {
     /// An error of a kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, head: None }
+        Self { kind, message: message.into(), retry_after: None, head: None, positions: None }
     }
 
     /// Adds when to try again.
@@ -308,6 +309,19 @@ impl Error {
     pub fn head(mut self, head: Position) -> Self {
         self.head = Some(head);
         self
+    }
+
+    /// Adds the first and last position that are damaged.
+    #[must_use]
+    pub fn positions(mut self, first: Position, last: Position) -> Self {
+        self.positions = Some((first, last));
+        self
+    }
+
+    /// Which positions are damaged, first and last: a reader may go on after them.
+    #[must_use]
+    pub fn damaged(&self) -> Option<(Position, Position)> {
+        self.positions
     }
 
     /// What the caller can do about it.

@@ -5,7 +5,41 @@
 //! The log knows streams by number and events as bytes. It gives positions, remembers ids for a while so that
 //! a retry is not stored twice, and hands runs of events back as they were stored. It knows no protocol, no
 //! subscription and no policy.
+//!
+//! [`engine::Engine`] is the embedded engine. The way of an event through it: `Engine::append` (hash the ids) →
+//! `shard::Gate` (wait) → `writer` (position, duplicates, one buffer, one write) → `sync` (one flush) → visible,
+//! acknowledged. Out: `read::plan` (index, bounded by the visible position) → `cache` or reader threads.
+//!
+//! Modules: `format` the bytes on disk · `disk` all file access · `directory` lock, format and key · `segment`,
+//! `index` files and where chunks lie in them · `stream` what is known of one · `shard`, `group`, `writer`, `sync`
+//! the way in · `cache`, `read` the way out · `dedupe` ids and producers · `space` room on the disk · `recover`
+//! opening.
 
 mod api;
+mod cache;
+mod counters;
+mod dedupe;
+mod directory;
+pub mod disk;
+pub mod engine;
+mod events;
+mod format;
+mod group;
+mod index;
+mod options;
+mod read;
+mod recover;
+mod segment;
+mod shard;
+mod space;
+mod stream;
+mod sync;
+mod writer;
 
 pub use api::*;
+pub use counters::{Counted, Counters};
+pub use directory::FORMAT;
+pub use options::{Clock, Options, SystemClock};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,505 @@
+//! Opening a shard: which files count, where the log ends, and what it says of every stream.
+//!
+//! Every group says up to where the log was synced before it ([`Mark`]); the highest such mark found is the line.
+//! Damage above it is an unfinished write: the log is cut there, loudly, and whatever lies after is void, for
+//! nobody was told of it. Damage below it is corruption: it is reported, the groups after it are found again, and
+//! only the positions hit are lost. Streams of which nothing is found after such a place may have lost their
+//! newest positions and go on under a new history.
+//!
+//! After an unclean stop the part above the line is written again, byte for byte, and synced before anything of it
+//! is believed: it may only have been in a page cache that survived a failed sync. The shard then goes on in a new
+//! file whose header says where the old one ends, so that no leftover of the old tail can ever be taken for part
+//! of the log. If the machine had stopped, too, streams that showed events before they were synced go on under a
+//! new history.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use weir_event::flow::{History, Position, Time};
+
+use crate::api::{Durability, Error, Kind, Retention, Settings, StreamId};
+use crate::counters::Counters;
+use crate::disk::File;
+use crate::format::{Chunk, ChunkKind, GroupHeader, GroupKind, Mark, SegmentHeader};
+use crate::index::{self, Gathered, Summary};
+use crate::segment::{self, Entries, Range, Segment};
+use crate::shard::{Core, disk_error};
+use crate::stream::Stream;
+
+/// A shard as found.
+pub(crate) struct Found {
+    pub(crate) streams: HashMap<StreamId, Arc<Stream>>,
+    pub(crate) segments: BTreeMap<u64, Arc<Segment>>,
+    /// Streams that begin a new history.
+    pub(crate) histories: Vec<Arc<Stream>>,
+    /// The segment to go on in, after a clean stop.
+    pub(crate) current: Option<Arc<Segment>>,
+    /// Where the log ends; all of it is synced.
+    pub(crate) end: Mark,
+    pub(crate) next_segment: u64,
+    pub(crate) next_group: u64,
+    pub(crate) taking: u64,
+}
+
+/// What scanning one segment found.
+#[derive(Default)]
+pub(crate) struct Scan {
+    pub(crate) groups: Vec<(u64, GroupHeader)>,
+    /// Chunks with a whole header, by group.
+    pub(crate) chunks: Vec<(usize, u64, Chunk)>,
+    /// Places, from and to, where there is neither a group nor its header.
+    pub(crate) damage: Vec<(u64, u64)>,
+    /// Where the last whole group ends.
+    pub(crate) end: u64,
+}
+
+/// Reads a file in blocks.
+struct Blocks<'a> {
+    file: &'a dyn File,
+    limit: u64,
+    at: u64,
+    block: Vec<u8>,
+}
+
+impl Blocks<'_> {
+    /// `count` bytes at `offset`; fewer at the end.
+    fn get(&mut self, offset: u64, count: usize) -> io::Result<&[u8]> {
+        let count = count.min(self.limit.saturating_sub(offset) as usize);
+        if offset < self.at || offset + count as u64 > self.at + self.block.len() as u64 {
+            self.block.clear();
+            self.at = offset;
+            let want = count.max(64 << 10).min(self.limit.saturating_sub(offset) as usize);
+            self.file.read_at(&mut self.block, want, offset)?;
+        }
+        let start = (offset - self.at) as usize;
+        Ok(&self.block[start.min(self.block.len())..(start + count).min(self.block.len())])
+    }
+}
+
+/// Finds every group and chunk of a segment up to `limit`, damaged places included.
+pub(crate) fn scan(core: &Core, file: &dyn File, limit: u64) -> io::Result<Scan> {
+    let mut blocks = Blocks { file, limit, at: 0, block: Vec::new() };
+    let mut scan = Scan { end: SegmentHeader::LEN as u64, ..Scan::default() };
+    let mut at = SegmentHeader::LEN as u64;
+    let mut number = None;
+    while at + GroupHeader::LEN as u64 <= limit {
+        let header = GroupHeader::decode(blocks.get(at, GroupHeader::LEN)?, core.salt);
+        let whole = header.filter(|header| {
+            number.is_none_or(|number| header.number >= number)
+                && at + GroupHeader::LEN as u64 + u64::from(header.length) <= limit
+        });
+        let Some(header) = whole else {
+            let closed = scan.groups.last().is_some_and(|(_, group)| group.kind == GroupKind::Close);
+            if closed && blocks.get(at, GroupHeader::LEN)?.iter().all(|&byte| byte == 0) {
+                // Nothing but the room taken in advance.
+                break;
+            }
+            let Some(next) = search(core, &mut blocks, at + 1, number)? else { break };
+            scan.damage.push((at, next));
+            at = next;
+            continue;
+        };
+        let end = at + GroupHeader::LEN as u64 + u64::from(header.length);
+        let group = scan.groups.len();
+        scan.groups.push((at, header));
+        let mut inner = at + GroupHeader::LEN as u64;
+        while inner < end {
+            let chunk = Chunk::decode(blocks.get(inner, Chunk::LEN)?, core.salt);
+            let Some(chunk) = chunk.filter(|chunk| inner + chunk.len() as u64 <= end) else {
+                scan.damage.push((inner, end));
+                break;
+            };
+            scan.chunks.push((group, inner, chunk));
+            inner += chunk.len() as u64;
+        }
+        number = Some(header.number + 1);
+        at = end;
+        scan.end = end;
+    }
+    Ok(scan)
+}
+
+/// The next whole group header.
+fn search(core: &Core, blocks: &mut Blocks<'_>, from: u64, number: Option<u64>) -> io::Result<Option<u64>> {
+    let mut at = from;
+    while at + GroupHeader::LEN as u64 <= blocks.limit {
+        let window = blocks.get(at, 64 << 10)?;
+        if window.len() < GroupHeader::LEN {
+            return Ok(None);
+        }
+        let steps = window.len() - GroupHeader::LEN + 1;
+        if window.iter().all(|&byte| byte == 0) {
+            at += steps as u64;
+            continue;
+        }
+        let found = (0..steps).find(|&i| {
+            window[i] == b'w'
+                && GroupHeader::decode(&window[i..], core.salt)
+                    .is_some_and(|header| number.is_none_or(|number| header.number >= number))
+        });
+        if let Some(found) = found {
+            return Ok(Some(at + found as u64));
+        }
+        at += steps as u64;
+    }
+    Ok(None)
+}
+
+/// Opens a shard's log.
+pub(crate) fn open(core: &Arc<Core>, shard: u32) -> Result<Found, Error> {
+    let files = files(core, shard).map_err(|e| disk_error(&e))?;
+    let next_segment = files.last().map_or(1, |file| file.header.upto.max(file.header.number) + 1);
+    let mut opening = Opening { core: core.clone(), shard, streams: BTreeMap::new(), damage: Vec::new() };
+    opening.run(files, next_segment).map_err(|e| disk_error(&e))
+}
+
+/// The segment files that count, in the order of the log; the others are removed.
+fn files(core: &Core, shard: u32) -> io::Result<Vec<Arc<Segment>>> {
+    let directory = segment::directory(shard);
+    let mut found = Vec::new();
+    for name in core.disk.list(&directory)? {
+        let path = format!("{directory}/{name}");
+        let Some((number, generation)) = segment::parse_name(&name) else {
+            if name.ends_with(".new") {
+                // Cleaning that had not ended.
+                core.disk.remove(&path)?;
+            }
+            continue;
+        };
+        let file = core.disk.open(&path)?;
+        let mut bytes = Vec::new();
+        file.read_at(&mut bytes, SegmentHeader::LEN, 0)?;
+        let header = SegmentHeader::decode(&bytes, core.salt);
+        found.push((number, generation, file, header));
+    }
+    found.sort_by_key(|(number, generation, ..)| (*number, *generation));
+    // Descending: a later file says where the one before it ends, and which files between never counted.
+    let mut kept: Vec<Arc<Segment>> = Vec::new();
+    let mut previous: Option<Mark> = None;
+    let remove = |file: &dyn File| {
+        tracing::info!(file = file.path(), "a leftover segment is removed");
+        core.disk.remove(file.path())
+    };
+    let (mut from, mut by) = (u64::MAX, 0);
+    for (number, generation, file, header) in found.into_iter().rev() {
+        let Some(header) = header else {
+            if kept.is_empty() {
+                // Made and never synced: nothing in it was ever believed.
+                remove(&*file)?;
+                continue;
+            }
+            if number > previous.map_or(0, |mark| mark.segment) {
+                remove(&*file)?;
+                continue;
+            }
+            tracing::error!(file = file.path(), "a segment's header is damaged");
+            let end = previous.filter(|mark| mark.segment == number).map_or(file.len()?, |mark| mark.offset);
+            let mark = Mark::default();
+            let time = Time(0);
+            let (upto, synced) = (number, mark);
+            let header = SegmentHeader { shard, number, upto, generation, previous: mark, synced, time, end };
+            kept.push(Segment::new(header, file, end, true));
+            previous = None;
+            continue;
+        };
+        let void = previous.is_some_and(|mark| number > mark.segment && generation == 0);
+        let replaced = number >= from && by > generation;
+        if void || replaced {
+            remove(&*file)?;
+            continue;
+        }
+        let end = match previous {
+            _ if header.end != 0 => header.end,
+            Some(mark) if mark.segment == number => mark.offset,
+            _ => file.len()?,
+        };
+        if generation > 0 {
+            (from, by) = (header.number, generation);
+        }
+        previous = Some(header.previous);
+        kept.push(Segment::new(header, file, end, true));
+    }
+    kept.reverse();
+    // A rewritten file stands for all numbers up to `upto`.
+    let covered: Vec<(u64, u64, u32)> =
+        kept.iter().map(|s| (s.header.number, s.header.upto, s.header.generation)).collect();
+    let mut result = Vec::with_capacity(kept.len());
+    for segment in kept {
+        let own = &segment.header;
+        let replaced = covered
+            .iter()
+            .any(|&(from, upto, by)| (from..=upto).contains(&own.number) && by > own.generation);
+        if replaced {
+            remove(&*segment.file)?;
+            let _ = core.disk.remove(&index::path(&segment));
+        } else {
+            result.push(segment);
+        }
+    }
+    Ok(result)
+}
+
+struct Opening {
+    core: Arc<Core>,
+    shard: u32,
+    streams: BTreeMap<StreamId, Known>,
+    /// Corrupt places.
+    damage: Vec<Mark>,
+}
+
+/// What is known of a stream so far.
+struct Known {
+    last: Summary,
+    /// Where its newest chunk lies.
+    at: Mark,
+    first: Position,
+    time: Time,
+    bytes: u64,
+    ranges: Vec<Range>,
+}
+
+impl Opening {
+    fn run(&mut self, files: Vec<Arc<Segment>>, next_segment: u64) -> io::Result<Found> {
+        let core = self.core.clone();
+        let mut scans: Vec<(Arc<Segment>, Scan)> = Vec::new();
+        let mut segments = BTreeMap::new();
+        let mut line = Mark::default();
+        let mut indexed = Vec::new();
+        for segment in files {
+            line = line.max(segment.header.synced);
+            segments.insert(segment.number(), segment.clone());
+            match index::read(&core, &segment) {
+                Some(summaries) => {
+                    // Only what was synced whole has an index.
+                    line = line.max(segment.mark());
+                    indexed.push((segment, Some(summaries)));
+                }
+                None => {
+                    let scan = scan(&core, &*segment.file, segment.end())?;
+                    if segment.header.end != 0 {
+                        line = line.max(segment.mark());
+                    }
+                    line = scan.groups.iter().fold(line, |line, (_, group)| line.max(group.synced));
+                    indexed.push((segment.clone(), None));
+                    scans.push((segment, scan));
+                }
+            }
+        }
+        let mut scans: HashMap<u64, Scan> = scans.into_iter().map(|(s, scan)| (s.number(), scan)).collect();
+        let mut end = Mark::default();
+        let mut last_group: Option<GroupHeader> = None;
+        let mut cut = false;
+        let count = indexed.len();
+        for (i, (segment, summaries)) in indexed.into_iter().enumerate() {
+            let newest = i + 1 == count;
+            if cut {
+                tracing::warn!(file = segment.file.path(), "a file after an unfinished write is removed");
+                Counters::add(&core.counters.cut_bytes_total, segment.end());
+                core.disk.remove(segment.file.path())?;
+                segments.remove(&segment.number());
+                continue;
+            }
+            if let Some(summaries) = summaries {
+                for summary in summaries {
+                    let at = segment.mark();
+                    let entries = Entries::Stored { offset: summary.offset, count: summary.count };
+                    self.note(&segment, summary, at, entries);
+                }
+                end = segment.mark();
+                continue;
+            }
+            let Some(scan) = scans.remove(&segment.number()) else { continue };
+            let (stop, bad) = self.tail(&segment, &scan, line, newest)?;
+            cut = bad;
+            let mut gathered = Gathered::default();
+            let mut marks: HashMap<StreamId, u64> = HashMap::new();
+            for (group, offset, chunk) in scan.chunks.iter().filter(|(_, offset, _)| *offset < stop) {
+                gathered.push(&scan.groups[*group].1, chunk, *offset);
+                marks.insert(chunk.stream, *offset);
+            }
+            for (from, to) in scan.damage.iter().filter(|(from, _)| *from < stop) {
+                let file = segment.file.path();
+                tracing::error!(file, from, to, "stored data is damaged: the positions in it are lost");
+                self.damage.push(Mark { segment: segment.number(), offset: *from });
+            }
+            segment.end.store(stop, Relaxed);
+            for (stream, (summary, entries)) in gathered.streams {
+                let offset = marks.get(&stream).copied().unwrap_or_default();
+                let at = Mark { segment: segment.number(), offset };
+                self.note(&segment, summary, at, Entries::Here(entries));
+            }
+            if let Some((_, group)) = scan.groups.iter().rev().find(|(offset, _)| *offset < stop) {
+                last_group = Some(*group);
+            }
+            end = Mark { segment: segment.number(), offset: stop };
+        }
+        let closed = last_group.is_some_and(|group| group.kind == GroupKind::Close);
+        let newest = segments.values().next_back().cloned();
+        if !closed && let Some(newest) = &newest {
+            self.settle(newest, line, end.offset)?;
+        }
+        let moved = last_group.is_some_and(|group| group.boot != core.boot);
+        let lost = (!closed && moved).then(|| last_group.map(|group| group.session)).flatten();
+        let (streams, histories) = self.finish(lost);
+        Ok(Found {
+            streams,
+            current: newest.filter(|s| closed && !cut && s.header.end == 0 && s.mark() == end),
+            segments,
+            histories,
+            end,
+            next_segment,
+            next_group: last_group.map_or(0, |group| group.number + 1),
+            taking: last_group.map_or(0, |group| group.taking),
+        })
+    }
+
+    /// Where a scanned segment ends for good, and whether that is before its end: an unfinished write.
+    fn tail(&self, segment: &Segment, scan: &Scan, line: Mark, newest: bool) -> io::Result<(u64, bool)> {
+        let number = segment.number();
+        let above = |offset: u64| Mark { segment: number, offset } >= line;
+        // The group in which the first damage above the line lies, or the place itself.
+        let mut stop = scan.end;
+        for (from, _) in &scan.damage {
+            let group = scan.groups.iter().rev().find(|(at, group)| {
+                *at <= *from && *from < *at + GroupHeader::LEN as u64 + u64::from(group.length)
+            });
+            let place = group.map_or(*from, |(at, _)| *at);
+            if above(place) {
+                stop = stop.min(place);
+            }
+        }
+        for (group, offset, chunk) in &scan.chunks {
+            let (place, _) = scan.groups[*group];
+            if !above(place) || place >= stop {
+                continue;
+            }
+            let rest = segment.read(chunk.len() - Chunk::LEN, offset + Chunk::LEN as u64);
+            if !rest.is_ok_and(|rest| chunk.verify(&rest)) {
+                stop = stop.min(place);
+            }
+        }
+        // What is torn but was never a whole group: anything but zeros.
+        let torn = stop < scan.end || self.is_torn(segment, stop)?;
+        let limit = segment.end();
+        let bad = stop < scan.end || (torn && above(stop)) || (!newest && stop < limit && above(stop));
+        if torn && above(stop) {
+            let (file, bytes) = (segment.file.path(), limit - stop);
+            tracing::warn!(file, offset = stop, bytes, "an unfinished write is cut off");
+            Counters::add(&self.core.counters.cut_bytes_total, bytes);
+        } else if torn {
+            let file = segment.file.path();
+            tracing::error!(file, offset = stop, line = line.offset, "the end of a segment is damaged");
+        }
+        Ok((stop, bad))
+    }
+
+    /// Whether anything but zeros follows within the next header.
+    fn is_torn(&self, segment: &Segment, from: u64) -> io::Result<bool> {
+        let mut bytes = Vec::new();
+        let count = segment.end().saturating_sub(from).min(GroupHeader::LEN as u64) as usize;
+        segment.file.read_at(&mut bytes, count, from)?;
+        Ok(bytes.iter().any(|&byte| byte != 0))
+    }
+
+    /// Writes what lies above the line again and syncs it.
+    fn settle(&self, newest: &Segment, line: Mark, end: u64) -> io::Result<()> {
+        let from = if line.segment == newest.number() { line.offset } else { 0 };
+        let mut at = from.min(end);
+        while at < end {
+            let count = (end - at).min(1 << 20) as usize;
+            let bytes = newest.read(count, at)?;
+            newest.file.write_at(&bytes, at)?;
+            at += count as u64;
+        }
+        newest.file.sync()?;
+        Counters::add(&self.core.counters.flushes_total, 1);
+        Ok(())
+    }
+
+    fn note(&mut self, segment: &Arc<Segment>, summary: Summary, at: Mark, entries: Entries) {
+        let range = Range {
+            segment: segment.clone(),
+            first: summary.first,
+            last: summary.last,
+            time: summary.time,
+            bytes: summary.bytes,
+            entries,
+        };
+        let known = self.streams.entry(summary.stream).or_insert_with(|| Known {
+            last: summary,
+            at,
+            first: Position::FIRST,
+            time: Time(0),
+            bytes: 0,
+            ranges: Vec::new(),
+        });
+        let next = known.last.next.max(summary.next);
+        known.last = Summary { next, removed: known.last.removed || summary.removed, ..summary };
+        known.at = at;
+        known.first = known.first.max(summary.trim);
+        known.time = known.time.max(summary.time);
+        known.bytes += summary.bytes;
+        known.ranges.push(range);
+    }
+
+    /// Makes the streams.
+    fn finish(&mut self, lost: Option<u64>) -> (HashMap<StreamId, Arc<Stream>>, Vec<Arc<Stream>>) {
+        let settings = Settings {
+            durability: Durability::Fsync,
+            dedupe: None,
+            retention: Retention::default(),
+            control: self.shard == 0,
+        };
+        let damage = self.damage.iter().max().copied();
+        let mut histories = Vec::new();
+        let mut streams = HashMap::new();
+        for (id, known) in std::mem::take(&mut self.streams) {
+            let stream = Arc::new(Stream::new(id, self.shard, settings.clone(), known.last.history));
+            {
+                let mut intake = crate::shard::lock(&stream.intake);
+                let mut shared = crate::shard::lock(&stream.shared);
+                let next = known.last.next;
+                intake.next = next;
+                intake.time = known.time;
+                intake.removed = known.last.removed;
+                shared.removed = known.last.removed;
+                (shared.written, shared.synced, shared.visible) = (next, next, next);
+                shared.first = known.first;
+                shared.time = known.time;
+                shared.bytes = known.bytes;
+                shared.ranges = known.ranges;
+                let unsynced = known.last.written && lost == Some(known.last.session);
+                let damaged = damage.is_some_and(|place| known.at < place);
+                if (unsynced || damaged) && !known.last.removed {
+                    intake.history = History(self.core.clock.random());
+                    intake.new_history = true;
+                    shared.history = intake.history;
+                    tracing::warn!(
+                        stream = id.0,
+                        unsynced,
+                        damaged,
+                        "positions may be given again: new history"
+                    );
+                    histories.push(stream.clone());
+                }
+            }
+            streams.insert(id, stream);
+        }
+        (streams, histories)
+    }
+}
+
+/// Chunks of this kind are the newest word on their stream even where nothing else is left.
+pub(crate) fn is_word(kind: ChunkKind) -> bool {
+    !matches!(kind, ChunkKind::Run | ChunkKind::Skip)
+}
+
+/// The error of an engine whose shard could not be opened.
+pub(crate) fn refused(shard: u32, error: &Error) -> Error {
+    Error::new(error.kind(), format!("open log/{shard}: {error}"))
+}
+
+/// What tells a directory with a log from one without.
+pub(crate) const NOT_A_LOG: (Kind, &str) = (Kind::NotFound, "open: there is no log in the data directory");
