@@ -126,3 +126,7 @@ def test_architecture_names_what_exists():
     text = (ROOT / "ARCHITECTURE.md").read_text()
     for name in set(re.findall(r"`((?:crates|docs|tests|bench|fuzz|tools|data)/[\w./-]+)`", text)):
         assert (ROOT / name).exists(), name
+
+
+def test_stream_vectors_are_those_of_the_tests():
+    subprocess.run([ROOT / "tools/stream_vectors.py"], check=True)
