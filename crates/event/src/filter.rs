@@ -390,12 +390,17 @@ enum Place<'p> {
     Member(&'p Place<'p>, &'p str),
 }
 
-/// RFC 6901.
+/// RFC 6901. A member whose name is too long to show, or not fit to be shown, is none of ours; nothing lies within
+/// it, and the object that has it stands for it.
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN_BYTES: usize = 64;
         match self {
             Place::Root => Ok(()),
             Place::At(outer, at) => write!(f, "{outer}/{at}"),
+            Place::Member(outer, name) if name.len() > SHOWN_BYTES || name.contains(char::is_control) => {
+                outer.fmt(f)
+            }
             Place::Member(outer, name) => {
                 write!(f, "{outer}/{}", name.replace('~', "~0").replace('/', "~1"))
             }

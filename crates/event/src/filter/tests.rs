@@ -224,6 +224,10 @@ fn errors_say_where_and_what() {
         let at = if pointer.is_empty() { message.to_owned() } else { format!("{pointer}: {message}") };
         assert_eq!(error.to_string(), at);
     }
+    for name in ["x".repeat(65), "a\nb".to_owned()] {
+        assert_eq!(Filter::parse(&json!([{&name: 1}])).unwrap_err().pointer(), "/0");
+        assert_eq!(Filter::parse(&json!([{"exact": {&name: 1}}])).unwrap_err().pointer(), "/0/exact");
+    }
     let error = Filter::parse(&json!([{"sql": "a\n b"}])).unwrap_err();
     assert_eq!(error.sql().map(|error| (error.line, error.column, error.offset)), Some((2, 2, 3)));
 }

@@ -73,10 +73,19 @@ impl Token<'_> {
             return "the end".to_owned();
         }
         const SHOWN_CHARS: usize = 40;
-        match self.text.char_indices().nth(SHOWN_CHARS) {
-            None => format!("`{}`", self.text),
-            Some((cut, _)) => format!("`{}…`", &self.text[..cut]),
+        let mut shown = String::from("`");
+        for (at, c) in self.text.chars().enumerate() {
+            match c {
+                _ if at == SHOWN_CHARS => {
+                    shown.push('…');
+                    break;
+                }
+                // Messages stay on one line.
+                c if c.is_control() => shown.extend(c.escape_debug()),
+                c => shown.push(c),
+            }
         }
+        shown + "`"
     }
 }
 

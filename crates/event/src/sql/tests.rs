@@ -446,6 +446,13 @@ fn parse_errors_say_where_and_what() {
     refused("type = 'é' &", 1, 12, "expected an operator or an expression, found `&`; did you mean AND?");
     refused("a\n  == 1", 2, 4, "expected an expression, found `=`; equality is written with one =");
     refused("a AN b", 1, 3, "expected an operator or the end, found `AN`; did you mean AND?");
+    refused("a 'b\n\tc'", 1, 3, r"expected an operator or the end, found `'b\n\tc'`");
+    refused(
+        &format!("a '{}'", "b".repeat(99)),
+        1,
+        3,
+        &format!("expected an operator or the end, found `'{}…`", "b".repeat(39)),
+    );
     refused(
         "subject IS NULL",
         1,
