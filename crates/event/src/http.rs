@@ -170,7 +170,8 @@ pub fn decode_binary<'a>(
             FLOWPOSITION => position = Some(value),
             FLOWTIME => time = Some(value),
             _ => {
-                let value = event::check_value(&name, Value::String(value))?;
+                let mut value = Value::String(value);
+                event::check_value(&name, &mut value)?;
                 attributes.push((name, value));
             }
         }

@@ -248,8 +248,9 @@ proptest! {
             _ => bytes.insert(at, byte),
         }
         if let Ok(event) = decode(&bytes) {
-            let again = line(&event);
-            prop_assert_eq!(decode(again.as_bytes()).unwrap(), event);
+            let mut again = Vec::new();
+            encode_document(&event, None, &mut again);
+            prop_assert_eq!(decode(&again).unwrap(), event);
         }
     }
 
