@@ -172,7 +172,7 @@ impl<'a> Event<'a> {
     /// is unchanged then. `flowposition` and `flowtime` are refused: a stream gives them.
     pub fn set(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Value<'a>>) -> Result<(), Error> {
         let name = name.into();
-        let mut value = value.into();
+        let value = value.into();
         let required = match &*name {
             "id" => &mut self.id,
             "source" => &mut self.source,
@@ -182,7 +182,7 @@ impl<'a> Event<'a> {
                 return Err(Error::about(&name, "cannot be set: the stream that delivers an event gives it"));
             }
             _ => {
-                check_attribute(&name, &mut value)?;
+                let value = check_attribute(&name, value)?;
                 match self.attributes.iter_mut().find(|(known, _)| *known == name) {
                     Some((_, place)) => *place = value,
                     None => self.attributes.push((name, value)),
@@ -389,44 +389,46 @@ pub(crate) fn duplicate(name: &str) -> Error {
 
 /// Checks the name and the value of an optional attribute, and gives the value the type that the specification
 /// gives the name.
-pub(crate) fn check_attribute(name: &str, value: &mut Value<'_>) -> Result<(), Error> {
+pub(crate) fn check_attribute<'a>(name: &str, value: Value<'a>) -> Result<Value<'a>, Error> {
     value::check_name(name.as_bytes()).map_err(|what| Error::about(name, what))?;
     check_value(name, value)
 }
 
-/// [`check_attribute`] for a name that passed. In place, since values are moved slower than they are checked.
-pub(crate) fn check_value(name: &str, value: &mut Value<'_>) -> Result<(), Error> {
-    let checked = match (name, &mut *value) {
-        ("subject", Value::String(text)) => value::check_text(text),
-        ("datacontenttype", Value::String(text)) => value::check_media_type(text),
-        ("dataschema", Value::String(text) | Value::Uri(text) | Value::UriRef(text)) => {
-            let checked = value::check_uri(text);
-            *value = Value::Uri(std::mem::take(text));
-            checked
-        }
-        ("time", Value::Timestamp(_)) => Ok(()),
-        ("time", Value::String(text)) => match Timestamp::try_parse(std::mem::take(text)) {
-            Ok(time) => {
-                *value = Value::Timestamp(time);
-                Ok(())
-            }
-            Err(text) => {
-                let text = quote(&text);
-                let expected = "expected an RFC 3339 time, as 2026-01-31T12:00:00Z";
-                return Err(Error::about(name, format_args!("is {text}; {expected}")));
-            }
-        },
-        ("subject" | "datacontenttype", value) => return Err(wrong_type(name, value, "a String")),
-        ("dataschema", value) => return Err(wrong_type(name, value, "a URI")),
-        ("time", value) => return Err(wrong_type(name, value, "a Timestamp")),
-        (_, value) => value.check(),
+/// [`check_attribute`] for a name that passed.
+pub(crate) fn check_value<'a>(name: &str, value: Value<'a>) -> Result<Value<'a>, Error> {
+    let fail = |what: &str| Error::about(name, what);
+    let wrong = |value: &Value<'_>, expected: &str| {
+        Error::about(name, format_args!("is of type {}; expected {expected}", value.type_name()))
     };
-    checked.map_err(|what| Error::about(name, what))
-}
-
-#[cold]
-fn wrong_type(name: &str, value: &Value<'_>, expected: &str) -> Error {
-    Error::about(name, format_args!("is of type {}; expected {expected}", value.type_name()))
+    match (name, value) {
+        ("subject", Value::String(text)) => {
+            value::check_text(&text).map_err(fail)?;
+            Ok(Value::String(text))
+        }
+        ("datacontenttype", Value::String(text)) => {
+            value::check_media_type(&text).map_err(fail)?;
+            Ok(Value::String(text))
+        }
+        ("dataschema", Value::String(text) | Value::Uri(text) | Value::UriRef(text)) => {
+            value::check_uri(&text).map_err(fail)?;
+            Ok(Value::Uri(text))
+        }
+        ("time", Value::Timestamp(time)) => Ok(Value::Timestamp(time)),
+        ("time", Value::String(text)) => Timestamp::try_parse(text).map(Value::Timestamp).map_err(|text| {
+            let quoted = quote(&text);
+            Error::about(
+                name,
+                format_args!("is {quoted}; expected an RFC 3339 time, as 2026-01-31T12:00:00Z"),
+            )
+        }),
+        ("subject" | "datacontenttype", value) => Err(wrong(&value, "a String")),
+        ("dataschema", value) => Err(wrong(&value, "a URI")),
+        ("time", value) => Err(wrong(&value, "a Timestamp")),
+        (_, value) => {
+            value.check().map_err(fail)?;
+            Ok(value)
+        }
+    }
 }
 
 #[cfg(test)]

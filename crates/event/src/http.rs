@@ -170,8 +170,7 @@ pub fn decode_binary<'a>(
             FLOWPOSITION => position = Some(value),
             FLOWTIME => time = Some(value),
             _ => {
-                let mut value = Value::String(value);
-                event::check_value(&name, &mut value)?;
+                let value = event::check_value(&name, Value::String(value))?;
                 attributes.push((name, value));
             }
         }

@@ -5,9 +5,8 @@
 //! any other payload `data` must be a string, whose value in UTF-8 is the data; `data_base64` is decoded. On the
 //! way out the same rule is run backwards, so that whoever reads the output gets the bytes that came in: JSON that
 //! is JSON stands raw, text stands as a string, and whatever would not come back the same leaves as
-//! `data_base64`: bytes that are not the JSON they are said to be, JSON with white space around it or with an escaped
-//! half of a character (at which many readers would give up the whole event), and, where the event must fit on one
-//! line, JSON with line breaks in it.
+//! `data_base64`: bytes that are not the JSON they are said to be, JSON with white space around it, and, where
+//! the event must fit on one line, JSON with line breaks in it.
 //!
 //! Strict on the way in: valid UTF-8 and JSON to the letter, a member given twice (also as `null`) is an error,
 //! so are names that are no attribute names, numbers that are no 32-bit integers, arrays and objects as
@@ -179,7 +178,7 @@ fn read_event<'a>(scanner: &mut Scanner<'a>) -> Result<Event<'a>, Error> {
             match &*name {
                 "data_base64" => data_base64 = read_base64(token)?,
                 _ => {
-                    if let Some(mut value) = read_value(&name, token)? {
+                    if let Some(value) = read_value(&name, token)? {
                         match &*name {
                             "id" => id = Some(required("id", value)?),
                             "source" => source = Some(required("source", value)?),
@@ -188,7 +187,7 @@ fn read_event<'a>(scanner: &mut Scanner<'a>) -> Result<Event<'a>, Error> {
                             FLOWPOSITION => position = Some(value),
                             FLOWTIME => time = Some(value),
                             _ => {
-                                event::check_value(&name, &mut value)?;
+                                let value = event::check_value(&name, value)?;
                                 attributes.push((name, value));
                             }
                         }
@@ -339,7 +338,7 @@ fn write_data(data: &Data<'_>, is_json: bool, lines: Lines, out: &mut Vec<u8>) {
     let bytes = &*data.bytes;
     if is_json {
         let breaks = lines == Lines::One && memchr::memchr2(b'\n', b'\r', bytes).is_some();
-        if !breaks && std::str::from_utf8(bytes).is_ok() && scan::is_readable(bytes) {
+        if !breaks && std::str::from_utf8(bytes).is_ok() && scan::is_value(bytes) {
             out.extend_from_slice(b",\"data\":");
             out.extend_from_slice(bytes);
             return;

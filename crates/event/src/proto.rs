@@ -299,7 +299,7 @@ fn read_event<'a>(
             (3, Wire::Bytes(text)) => once(&mut specversion, utf8("specversion", text)?, "specversion")?,
             (4, Wire::Bytes(text)) => once(&mut ty, utf8("type", text)?, "type")?,
             (5, Wire::Bytes(entry)) => {
-                let (name, mut value) = read_attribute(entry)?;
+                let (name, value) = read_attribute(entry)?;
                 if !names.insert(Cow::Borrowed(name)) {
                     return Err(event::duplicate(name));
                 }
@@ -312,10 +312,7 @@ fn read_event<'a>(
                             "stands among the optional attributes; it has a field of its own",
                         ));
                     }
-                    _ => {
-                        event::check_value(name, &mut value)?;
-                        attribute(name, value);
-                    }
+                    _ => attribute(name, event::check_value(name, value)?),
                 }
             }
             (6, Wire::Bytes(bytes)) => {
@@ -363,26 +360,16 @@ fn read_attribute(entry: &[u8]) -> Result<(&str, Value<'_>), Error> {
         }
     }
     let key = key.unwrap_or_default();
-    let named = |what: &str| Error::about(&String::from_utf8_lossy(key), what);
-    value::check_name(key).map_err(named)?;
-    let name = std::str::from_utf8(key).map_err(|_| named("is not valid UTF-8"))?;
+    let name = String::from_utf8_lossy(key);
+    value::check_name(key).map_err(|what| Error::about(&name, what))?;
+    // A valid name is ASCII, so it was borrowed.
+    let Cow::Borrowed(name) = name else { return Err(Error::malformed("an attribute's name is not UTF-8")) };
     let value = value.ok_or_else(|| no_value(name))?;
     Ok((name, read_value(name, value)?))
 }
 
 /// Reads a `CloudEventAttributeValue`.
-#[inline]
 fn read_value<'a>(name: &str, bytes: &'a [u8]) -> Result<Value<'a>, Error> {
-    // One short String: what nearly every attribute is.
-    if let [CE_STRING, len @ 0..0x80, text @ ..] = bytes
-        && text.len() == usize::from(*len)
-    {
-        return utf8(name, text).map(|text| Value::String(Cow::Borrowed(text)));
-    }
-    read_value_of_any_kind(name, bytes)
-}
-
-fn read_value_of_any_kind<'a>(name: &str, bytes: &'a [u8]) -> Result<Value<'a>, Error> {
     let text = |bytes: &'a [u8]| utf8(name, bytes).map(Cow::Borrowed);
     let (mut value, mut exact) = (None, None);
     let mut reader = Reader { rest: bytes };
@@ -534,25 +521,8 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// The next field. The caller knows that there is one.
-    ///
-    /// Nearly all of an event's fields have a tag and a length of one byte each. That case is inlined where it is
-    /// asked for, which halves the time of reading an event.
-    #[inline(always)]
+    #[inline]
     fn field(&mut self) -> Result<(u32, Wire<'a>), Broken> {
-        if let [tag, len, rest @ ..] = self.rest
-            && matches!(tag, 0x08..0x80)
-            && u32::from(tag & 7) == WIRE_BYTES
-            && *len < 0x80
-            && let Some((taken, rest)) = rest.split_at_checked(usize::from(*len))
-        {
-            self.rest = rest;
-            return Ok((u32::from(tag >> 3), Wire::Bytes(taken)));
-        }
-        self.field_of_any_kind()
-    }
-
-    #[inline(never)]
-    fn field_of_any_kind(&mut self) -> Result<(u32, Wire<'a>), Broken> {
         let tag = u32::try_from(self.varint()?).map_err(|_| Broken::Tag)?;
         let number = tag >> 3;
         if number == 0 {

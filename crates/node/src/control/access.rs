@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 use weir_event::flow::Time;
 
 use super::descriptor::Access;
-use super::state::{Stream, Token};
-use super::subscription::SubscriptionId;
+use super::filters::Scope;
+use super::record::{Pattern, Stream, Token};
+use super::subscription::{Subscription, SubscriptionId};
 
 /// What a token lets its holder do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,16 +100,22 @@ pub enum Caller {
     },
     /// The holder of an API token.
     Token(Arc<Token>),
-    /// The holder of a subscription's grant, or of a ticket made with it.
+    /// The holder of a subscription's grant.
     Grant {
         /// The subscription it is scoped to.
         subscription: SubscriptionId,
         /// Which of its grants.
         grant: u64,
-        /// When the credential ends.
+        /// When it ends.
         expires: Time,
-        /// Whether it may only read: a ticket.
-        ticket: bool,
+    },
+    /// The holder of a ticket: may open one delivery of the subscription, which lives as long as the credential
+    /// that the ticket was made with.
+    Ticket {
+        /// The subscription it is scoped to.
+        subscription: SubscriptionId,
+        /// Who made it.
+        holder: Arc<Caller>,
     },
     /// The holder of the secret of a request made without a name.
     Requester {
@@ -152,6 +159,7 @@ impl Caller {
             | Caller::Open
             | Caller::Anonymous { .. }
             | Caller::Grant { .. }
+            | Caller::Ticket { .. }
             | Caller::Requester { .. } => None,
         }
     }
@@ -162,7 +170,10 @@ impl Caller {
         match self {
             Caller::Node | Caller::Open => true,
             Caller::Token(token) => token.role == Role::Owner,
-            Caller::Anonymous { .. } | Caller::Grant { .. } | Caller::Requester { .. } => false,
+            Caller::Anonymous { .. }
+            | Caller::Grant { .. }
+            | Caller::Ticket { .. }
+            | Caller::Requester { .. } => false,
         }
     }
 
@@ -175,6 +186,7 @@ impl Caller {
             Caller::Anonymous { .. } => "anonymous".to_owned(),
             Caller::Token(token) => format!("token:{}", token.id),
             Caller::Grant { subscription, .. } => format!("grant:{subscription}"),
+            Caller::Ticket { subscription, .. } => format!("ticket:{subscription}"),
             Caller::Requester { subscription } => format!("request:{subscription}"),
         }
     }
@@ -193,8 +205,7 @@ pub enum Verdict {
     Hidden,
 }
 
-/// The table. `covered` says whether a token's pattern covers the stream; only that differs between two streams
-/// of the same access to the same role.
+/// What a caller may do with a stream.
 #[must_use]
 pub fn verdict(caller: &Caller, action: Action, stream: &Stream) -> Verdict {
     let part = part(caller, stream);
@@ -210,6 +221,8 @@ pub fn verdict(caller: &Caller, action: Action, stream: &Stream) -> Verdict {
 pub enum Part {
     /// Decides about it.
     Owner,
+    /// Anyone on an open node: decides about it, and stands for all who would ask.
+    Host,
     /// May read it whatever its access.
     Reader,
     /// May append to it.
@@ -224,8 +237,8 @@ pub enum Part {
 
 impl Part {
     /// All of them.
-    pub const ALL: [Part; 6] =
-        [Part::Owner, Part::Reader, Part::Publisher, Part::Listed, Part::Consumer, Part::Anyone];
+    pub const ALL: [Part; 7] =
+        [Part::Owner, Part::Host, Part::Reader, Part::Publisher, Part::Listed, Part::Consumer, Part::Anyone];
 }
 
 /// The part a caller plays towards a stream. A token plays none where its pattern does not cover the stream, and
@@ -233,7 +246,8 @@ impl Part {
 #[must_use]
 pub fn part(caller: &Caller, stream: &Stream) -> Part {
     match caller {
-        Caller::Node | Caller::Open => Part::Owner,
+        Caller::Node => Part::Owner,
+        Caller::Open => Part::Host,
         Caller::Token(token) if token.streams.covers(&stream.name) => match token.role {
             Role::Owner => Part::Owner,
             Role::Reader => Part::Reader,
@@ -246,9 +260,11 @@ pub fn part(caller: &Caller, stream: &Stream) -> Part {
                 if listed { Part::Listed } else { Part::Consumer }
             }
         },
-        Caller::Token(_) | Caller::Anonymous { .. } | Caller::Grant { .. } | Caller::Requester { .. } => {
-            Part::Anyone
-        }
+        Caller::Token(_)
+        | Caller::Anonymous { .. }
+        | Caller::Grant { .. }
+        | Caller::Ticket { .. }
+        | Caller::Requester { .. } => Part::Anyone,
     }
 }
 
@@ -263,7 +279,9 @@ const NEEDS_NODE: &str = "nothing would do: only the node itself writes this str
 pub fn table(part: Part, access: Access, action: Action) -> Verdict {
     use Verdict::{Ask, Hidden, No, Yes};
     match (part, action) {
-        (Part::Owner, _) => Yes,
+        // Without tokens nobody tells the one who asks from the one who decides, so asking stays asking.
+        (Part::Host, Action::Subscribe) if access == Access::Approval => Ask,
+        (Part::Owner | Part::Host, _) => Yes,
         (Part::Reader, Action::Find | Action::Read | Action::Subscribe) => Yes,
         (Part::Reader, Action::Publish) => No(NEEDS_PUBLISHER),
         (Part::Reader, Action::Change | Action::Decide) => No(NEEDS_OWNER),
@@ -294,14 +312,58 @@ pub fn table(part: Part, access: Access, action: Action) -> Verdict {
 }
 
 /// The table for the node's own streams: `_weir.audit`, `_weir.ops`, `_weir.usage`. What a reader gets of them is
-/// narrowed by its [`super::scope::Scope`].
+/// narrowed by its [`super::filters::Scope`].
 #[must_use]
 pub fn reserved(part: Part, action: Action) -> Verdict {
     match (part, action) {
         (Part::Publisher | Part::Anyone, _) => Verdict::Hidden,
         (_, Action::Publish | Action::Change) => Verdict::No(NEEDS_NODE),
-        (Part::Owner, Action::Decide) => Verdict::Yes,
+        (Part::Owner | Part::Host, Action::Decide) => Verdict::Yes,
         (_, Action::Decide) => Verdict::No(NEEDS_OWNER),
-        (Part::Owner | Part::Reader | Part::Listed | Part::Consumer, _) => Verdict::Yes,
+        (Part::Owner | Part::Host | Part::Reader | Part::Listed | Part::Consumer, _) => Verdict::Yes,
     }
+}
+
+/// What a reader of the node's own streams gets of them: everything, what is about the streams it may read, or
+/// what is about its organization.
+#[must_use]
+pub fn scope(caller: &Caller) -> Scope {
+    match caller {
+        Caller::Node | Caller::Open => Scope::All,
+        Caller::Token(token) => match (token.role, &token.organization) {
+            (Role::Owner, _) if token.streams == Pattern::all() => Scope::All,
+            (Role::Owner | Role::Reader | Role::Publisher, _) => Scope::Streams(token.streams.clone()),
+            (Role::Consumer, organization) => Scope::Organization(organization.clone().unwrap_or_default()),
+        },
+        Caller::Anonymous { .. }
+        | Caller::Grant { .. }
+        | Caller::Ticket { .. }
+        | Caller::Requester { .. } => Scope::Organization(Box::default()),
+    }
+}
+
+/// Whether the caller stands on the consumer's side of a subscription.
+#[must_use]
+pub fn is_consumer(caller: &Caller, subscription: &Subscription, stream: &Stream) -> bool {
+    let consumer = &subscription.consumer;
+    match caller {
+        Caller::Node | Caller::Open => true,
+        Caller::Grant { subscription: id, .. } | Caller::Requester { subscription: id } => {
+            *id == subscription.id
+        }
+        Caller::Ticket { .. } | Caller::Anonymous { .. } => false,
+        Caller::Token(token) => {
+            consumer.token == Some(token.id)
+                || token.role == Role::Consumer
+                    && token.organization.is_some()
+                    && token.organization == consumer.organization
+                || consumer.own && matches!(part(caller, stream), Part::Owner | Part::Reader)
+        }
+    }
+}
+
+/// Whether the caller stands on the producer's side of a subscription.
+#[must_use]
+pub fn is_producer(caller: &Caller, stream: &Stream) -> bool {
+    verdict(caller, Action::Decide, stream) == Verdict::Yes
 }

@@ -7,7 +7,7 @@ use weir_event::flow::{Position, StreamName, Time};
 
 use super::access::Role;
 use super::descriptor::Descriptor;
-use super::state::{Pattern, Stream, Token, TokenId};
+use super::record::{Pattern, Stream, Token, TokenId};
 use super::subscription::{Imposed, Request, Subscription, SubscriptionId};
 
 /// Which version of a thing the caller has seen.
@@ -144,6 +144,27 @@ pub enum Command {
         /// Which.
         id: TokenId,
     },
+}
+
+impl Command {
+    /// What it would do, in audit events.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::PutStream { .. } | Command::PatchStream { .. } => "change",
+            Command::RetireStream { .. } => "retire",
+            Command::Subscribe { .. } | Command::ChangeSubscription { .. } => "subscribe",
+            Command::Cancel { .. } => "cancel",
+            Command::Accept { .. } => "accept",
+            Command::Reject { .. } => "reject",
+            Command::Suspend { .. } => "suspend",
+            Command::Resume { .. } => "resume",
+            Command::Revoke { .. } => "revoke",
+            Command::Fail { .. } => "fail",
+            Command::Grant { .. } => "grant",
+            Command::CreateToken { .. } | Command::RevokeToken { .. } => "tokens",
+        }
+    }
 }
 
 /// What was decided.

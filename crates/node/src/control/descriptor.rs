@@ -282,6 +282,18 @@ impl Descriptor {
     /// The canonical JSON form: everything that holds, defaults included, in the order of [`MEMBERS`].
     #[must_use]
     pub fn to_json(&self) -> Value {
+        Value::Object(self.members(None))
+    }
+
+    /// The short form in decisions and snapshots: what differs from the defaults. So a default is part of the
+    /// state's format: changing one needs a new fold version that writes the old one out.
+    #[must_use]
+    pub fn to_stored(&self) -> Value {
+        Value::Object(self.members(Some(&Self::default())))
+    }
+
+    /// The members, without those in which this agrees with `base`.
+    fn members(&self, base: Option<&Self>) -> Map<String, Value> {
         let mut map = Map::new();
         let mut put = |name: &str, value: Option<Value>| {
             if let Some(value) = value {
@@ -297,17 +309,15 @@ impl Descriptor {
         put("description", text(&self.description));
         put("types", list(&self.types));
         put("contenttype", text(&self.contenttype));
-        put("access", Some(self.access.name().into()));
+        let differs = |differs: fn(&Self, &Self) -> bool| base.is_none_or(|base| differs(self, base));
+        put("access", differs(|a, b| a.access != b.access).then(|| self.access.name().into()));
         put("allow", list(&self.allow));
-        put("retention", Some(retention_json(&self.retention)));
-        put("durability", Some(durability_name(self.durability).into()));
+        put("retention", differs(|a, b| a.retention != b.retention).then(|| retention_json(&self.retention)));
         put(
-            "dedupe",
-            Some(self.dedupe.map_or(
-                Value::Bool(false),
-                |dedupe| json!({"age": duration_text(dedupe.age), "count": dedupe.count}),
-            )),
+            "durability",
+            differs(|a, b| a.durability != b.durability).then(|| durability_name(self.durability).into()),
         );
+        put("dedupe", differs(|a, b| a.dedupe != b.dedupe).then(|| dedupe_json(self.dedupe)));
         put("tags", list(&self.tags));
         put("region", text(&self.region));
         let pairs = |pairs: &mut dyn Iterator<Item = (&str, Value)>| {
@@ -324,7 +334,7 @@ impl Descriptor {
             "lift",
             pairs(&mut self.lift.iter().map(|lift| (&*lift.attribute, lift.pointer.to_string().into()))),
         );
-        Value::Object(map)
+        map
     }
 }
 
@@ -452,6 +462,11 @@ fn dedupe(members: &Members<'_>) -> Result<Option<Dedupe>, Error> {
         _ => Err("must be a whole number between 1 and 100000000".to_owned()),
     })?;
     Ok(Some(Dedupe { age: age.unwrap_or(DEDUPE.age), count: count.unwrap_or(DEDUPE.count) }))
+}
+
+fn dedupe_json(dedupe: Option<Dedupe>) -> Value {
+    dedupe
+        .map_or(Value::Bool(false), |dedupe| json!({"age": duration_text(dedupe.age), "count": dedupe.count}))
 }
 
 fn media_type(value: &Value) -> Result<Box<str>, String> {

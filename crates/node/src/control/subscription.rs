@@ -12,13 +12,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde_json::Value;
 use weir_event::flow::{History, Malformed, Position, StreamName, Time};
 use weir_log::StreamId;
 
 use super::descriptor::Pointer;
 use super::filters::Filters;
 use super::quantity::Rate;
+use super::record::TokenId;
 
 /// A subscription's number: random, never reused; sixteen lower-case hex digits as text. Knowing it opens nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -177,6 +177,35 @@ impl Side {
     }
 }
 
+/// Who decided, as both sides may know it. Whose token it was stands in the decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum By {
+    /// Who owns the stream.
+    Producer,
+    /// Who subscribed.
+    Consumer,
+    /// The stream's access.
+    Policy,
+    /// The node: time was up, or delivery failed.
+    Node,
+}
+
+impl By {
+    /// All of them.
+    pub const ALL: [By; 4] = [By::Producer, By::Consumer, By::Policy, By::Node];
+
+    /// The name in `by`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            By::Producer => "producer",
+            By::Consumer => "consumer",
+            By::Policy => "policy",
+            By::Node => "node",
+        }
+    }
+}
+
 /// Why a subscription is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Why {
@@ -292,7 +321,7 @@ pub struct Consumer {
     /// The organization, if the credential named one.
     pub organization: Option<Box<str>>,
     /// The token that asked; `None` without a name or on an open node.
-    pub token: Option<super::state::TokenId>,
+    pub token: Option<TokenId>,
     /// Whether the owner's own side asked (owner, reader or publisher token, or an open node).
     pub own: bool,
     /// Where a request without a name came from, for limits.
@@ -337,8 +366,8 @@ pub struct Subscription {
     pub wanted: Option<Arc<Request>>,
     /// Where it stands.
     pub status: Status,
-    /// Who decided last: a caller's name, or `policy`.
-    pub by: Box<str>,
+    /// Which side decided last.
+    pub by: By,
     /// What they said.
     pub reason: Option<Box<str>>,
     /// Whether the stream's access accepted it, rather than a person.
@@ -370,11 +399,4 @@ pub struct Origin {
     pub history: History,
     /// Everything up to here is not for this subscription.
     pub after: Position,
-}
-
-/// Settings of a subscription that only its creator sends and nobody gets back.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Hidden {
-    /// How to authenticate against the sink.
-    pub sinkcredential: Option<Value>,
 }
