@@ -352,8 +352,10 @@ fn unknown_dialect(dialect: &str, body: &Json, place: &Place<'_>) -> Error {
     }
     match body {
         // {"type": "…"}, as other systems have it.
-        Json::String(text) if value::check_name(dialect.as_bytes()).is_ok() => error
-            .hint(format!("did you mean {}?", json!({"exact": {dialect: text.get(..80).unwrap_or(text)}}))),
+        Json::String(text) if value::check_name(dialect.as_bytes()).is_ok() => {
+            let text: String = text.chars().filter(|c| !c.is_control()).take(80).collect();
+            error.hint(format!("did you mean {}?", json!({"exact": {dialect: text}})))
+        }
         _ => error.hint("known are exact, prefix, suffix, all, any, not and sql"),
     }
 }
