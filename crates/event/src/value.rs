@@ -269,6 +269,10 @@ pub(crate) fn check_media_type(text: &str) -> Result<(), &'static str> {
     if text.is_empty() || !is_plain(text.as_bytes()) {
         return Err("is not a media type; expected printable ASCII, as application/json");
     }
+    if text.starts_with(' ') || text.ends_with(' ') {
+        // A header could not carry it: its value has no space around it.
+        return Err("is not a media type; expected no space before or after it");
+    }
     let token = |text: &str| {
         !text.is_empty()
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`{|}~".contains(&b))
