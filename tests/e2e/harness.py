@@ -61,7 +61,10 @@ def wait_until(condition, what: str, seconds: float = 10.0):
 class Node:
     """One node: its process, its data directory, its log."""
 
-    def __init__(self, directory: Path, name: str = "weatherflow.example", args: tuple = (), env: dict | None = None):
+    def __init__(self, directory: Path, name: str = "weatherflow.example", args: tuple = (), env: dict | None = None,
+                 disk=None, wrapper: tuple = ()):
+        """`disk`: a `DiskControl` that answers for the disk; `wrapper`: a command that runs the program."""
+        self.disk, self.wrapper = disk, list(wrapper)
         self.directory = directory
         self.data = directory / "data"
         self.log = directory / "node.log"
@@ -77,11 +80,14 @@ class Node:
 
     def start(self) -> "Node":
         assert self.process is None, "started twice"
-        command = [WEIR, "serve", "--listen", f"127.0.0.1:{self.port}", "--data", str(self.data), "--name", self.name,
+        command = [*self.wrapper, WEIR, "serve", "--listen", f"127.0.0.1:{self.port}", "--data", str(self.data), "--name", self.name,
                    "--log-format", "json", *self.args]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            cwd=self.directory, env={**clean_environment(), **self.env})
+                                            cwd=self.directory, env={**clean_environment(), **self.env},
+                                            preexec_fn=self.disk.install if self.disk else None)
+        if self.disk:
+            self.disk.attach()
         wait_until(self._ready, "the node to be ready", 20)
         return self
 
