@@ -7,7 +7,7 @@
 use std::io;
 
 use crate::api::{Error, Kind};
-use crate::disk::Disk;
+use crate::disk::{Disk, Why};
 use crate::events::HashKey;
 use crate::options::{Clock, Options};
 use crate::shard::disk_error;
@@ -35,7 +35,17 @@ pub(crate) fn lock(disk: &dyn Disk) -> Result<Box<dyn Send + Sync>, Error> {
 /// Reads the format, or makes the directory a log if it is none yet.
 pub(crate) fn open(disk: &dyn Disk, clock: &dyn Clock, options: &Options) -> Result<Format, Error> {
     match read(disk)? {
-        Some(format) => Ok(format),
+        Some(format) => {
+            // A process that was killed while it made the directory may have left the names unsynced. Once there
+            // is a segment they are known to be.
+            let stored =
+                |shard| disk.list(&crate::segment::directory(shard)).is_ok_and(|names| !names.is_empty());
+            if !(0..=format.shards).any(stored) {
+                disk.sync_dir("log", Why::Directory).map_err(|e| disk_error(&e))?;
+                disk.sync_dir("", Why::Directory).map_err(|e| disk_error(&e))?;
+            }
+            Ok(format)
+        }
         None => make(disk, clock, options).map_err(|e| disk_error(&e)),
     }
 }
@@ -88,7 +98,7 @@ fn make(disk: &dyn Disk, clock: &dyn Clock, options: &Options) -> io::Result<For
     for shard in 0..=format.shards {
         disk.create_dir(&crate::segment::directory(shard))?;
     }
-    disk.sync_dir("log")?;
+    disk.sync_dir("log", Why::Directory)?;
     match disk.remove(NEW) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -96,9 +106,9 @@ fn make(disk: &dyn Disk, clock: &dyn Clock, options: &Options) -> io::Result<For
     let file = disk.create(NEW)?;
     let key = u128::from_be_bytes(format.key);
     file.write_at(format!("format {FORMAT}\nshards {}\nkey {key:032x}\n", format.shards).as_bytes(), 0)?;
-    file.sync()?;
+    file.sync(Why::Format)?;
     disk.rename(NEW, NAME)?;
-    disk.sync_dir("")?;
+    disk.sync_dir("", Why::Directory)?;
     Ok(format)
 }
 

@@ -37,7 +37,7 @@ pub trait Disk: Send + Sync + 'static {
     /// Removes a file's name.
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Makes the names in a directory as durable as they are now. `""` is the data directory itself.
-    fn sync_dir(&self, path: &str) -> io::Result<()>;
+    fn sync_dir(&self, path: &str, why: Why) -> io::Result<()>;
     /// How much room there is.
     fn space(&self) -> io::Result<Space>;
     /// A number that differs after every start of the machine.
@@ -65,7 +65,42 @@ pub trait File: Send + Sync + 'static {
     /// Cuts the file to `length`.
     fn truncate(&self, length: u64) -> io::Result<()>;
     /// Makes what was written, and the length, survive a power cut.
-    fn sync(&self) -> io::Result<()>;
+    fn sync(&self, why: Why) -> io::Result<()>;
+}
+
+/// What a sync is for. Each is needed: a test leaves one out after the other and sees the log break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Before the format file gets its name, so that it is never found torn.
+    Format,
+    /// The names of the shards' directories and of the format file, before anything is stored.
+    Directory,
+    /// A new segment's name, before a group in it is believed.
+    Segment,
+    /// A group, before it is shown and acknowledged.
+    Group,
+    /// The tail found after an unclean stop, before it is shown.
+    Settle,
+    /// A rewritten segment, before it gets its name.
+    Rewrite,
+    /// A rewritten segment's name, before what it replaces is removed.
+    Replace,
+    /// The removal of what held erased data, before it counts as gone.
+    Removal,
+}
+
+impl Why {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Format,
+        Self::Directory,
+        Self::Segment,
+        Self::Group,
+        Self::Settle,
+        Self::Rewrite,
+        Self::Replace,
+        Self::Removal,
+    ];
 }
 
 /// Room on the disk, in bytes.

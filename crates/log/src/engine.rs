@@ -21,7 +21,7 @@ use crate::recover;
 use crate::shard::{Core, Request, Shard, Work, disk_error, lock};
 use crate::stream::Stream;
 use crate::writer::Writer;
-use crate::{directory, events, sync};
+use crate::{clean, directory, events, sync};
 
 /// An open log. Dropping it syncs what was taken and ends its threads.
 pub struct Engine {
@@ -64,6 +64,7 @@ impl Engine {
             room: Default::default(),
             index: Default::default(),
             taken: AtomicU64::new(0),
+            duty: Pool::new(),
         });
         let mut streams = HashMap::new();
         let mut shards = Vec::new();
@@ -122,6 +123,11 @@ impl Engine {
             spawn(format!("log-write-{}", shard.number), Box::new(move || writer.run()))?;
             spawn(format!("log-sync-{}", shard.number), Box::new(move || sync::run(&shard)))?;
         }
+        let inner = self.inner.clone();
+        let every = inner.core.options.tidy_every;
+        let tidy = move || inner.core.duty.run_and(every, || clean::tidy(&inner));
+        spawn("log-tidy".into(), Box::new(tidy))?;
+        self.inner.core.duty.nudge();
         for i in 0..self.inner.core.options.read_threads.max(1) {
             let pool = self.inner.pool.clone();
             spawn(format!("log-read-{i}"), Box::new(move || pool.run()))?;
@@ -137,6 +143,7 @@ impl Engine {
             shard.sync_wake.notify_all();
         }
         self.inner.pool.close();
+        self.inner.core.duty.close();
         for thread in lock(&self.threads).drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the log panicked");
@@ -145,6 +152,11 @@ impl Engine {
         for stream in self.inner.read_streams().values() {
             lock(&stream.shared).tail = None;
         }
+    }
+
+    /// Seals, applies retention and cleans now instead of when it is due. Blocks; not for async tasks.
+    pub fn tidy(&self) {
+        clean::tidy(&self.inner);
     }
 
     /// What the log counts.
@@ -339,8 +351,13 @@ impl Log for Engine {
         answer(waiting, |_| ())
     }
 
-    fn erase(&self, _id: StreamId, _positions: Vec<Position>) -> Answer<'static, ()> {
-        Box::pin(std::future::ready(Err(Error::new(Kind::Internal, "erase: not yet"))))
+    fn erase(&self, id: StreamId, positions: Vec<Position>) -> Answer<'static, ()> {
+        let inner = self.inner.clone();
+        let waiting = self.inner.core.duty.ask(move || clean::erase(&inner, id, positions));
+        Box::pin(async move {
+            let closed = |_| Error::new(Kind::Closed, "erase: the log was closed");
+            waiting.await.map_err(closed)?
+        })
     }
 
     fn status(&self, id: StreamId) -> Result<Status, Error> {

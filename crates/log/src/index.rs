@@ -36,13 +36,14 @@ pub(crate) struct Summary {
     pub(crate) next: Position,
     /// Time of the last chunk.
     pub(crate) time: Time,
-    /// Bytes of bodies.
+    /// Bytes of bodies, and of whole chunks.
     pub(crate) bytes: u64,
+    pub(crate) size: u64,
     /// The last trim: first position kept; none if there was none.
     pub(crate) trim: Position,
     /// Session of the last chunk.
     pub(crate) session: u64,
-    /// The last chunk may have been shown before it was synced.
+    /// Chunks of that session may have been shown before they were synced.
     pub(crate) written: bool,
     pub(crate) removed: bool,
     /// Where the entries lie in the index file, and how many.
@@ -69,6 +70,7 @@ impl Gathered {
                 next: chunk.first,
                 time: Time(0),
                 bytes: 0,
+                size: 0,
                 trim: Position::NONE,
                 session: 0,
                 written: false,
@@ -82,8 +84,10 @@ impl Gathered {
         summary.last = summary.last.max(entry.last);
         summary.next = summary.next.max(entry.last.next()).max(chunk.first);
         summary.time = summary.time.max(chunk.time);
+        summary.size += entry.len();
+        summary.written =
+            (summary.written && summary.session == group.session) || chunk.flags & FLAG_WRITTEN != 0;
         summary.session = group.session;
-        summary.written = chunk.flags & FLAG_WRITTEN != 0;
         match chunk.kind {
             ChunkKind::Run => summary.bytes += u64::from(chunk.body_len),
             ChunkKind::Trim => summary.trim = summary.trim.max(Position(chunk.sequence)),
@@ -155,7 +159,7 @@ pub(crate) fn write(core: &Core, segment: &Segment, gathered: &mut Gathered) -> 
             summary.session,
             summary.offset,
             u64::from(summary.count) | u64::from(flags) << 32,
-            0,
+            summary.size,
         ] {
             directory.extend_from_slice(&number.to_le_bytes());
         }
@@ -200,10 +204,11 @@ pub(crate) fn read(core: &Core, segment: &Segment) -> Option<Vec<Summary>> {
         let history = History(get.u64());
         let (first, last, next) = (Position(get.u64()), Position(get.u64()), Position(get.u64()));
         let (time, bytes, trim, session) = (Time(get.u64()), get.u64(), Position(get.u64()), get.u64());
-        let (offset, count) = (get.u64(), get.u64());
+        let (offset, count, size) = (get.u64(), get.u64(), get.u64());
         let (written, removed) = (count >> 32 & 1 == 1, count >> 33 & 1 == 1);
         let count = count as u32;
         Summary {
+            size,
             stream,
             history,
             first,

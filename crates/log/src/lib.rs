@@ -13,10 +13,11 @@
 //! Modules: `format` the bytes on disk · `disk` all file access · `directory` lock, format and key · `segment`,
 //! `index` files and where chunks lie in them · `stream` what is known of one · `shard`, `group`, `writer`, `sync`
 //! the way in · `cache`, `read` the way out · `dedupe` ids and producers · `space` room on the disk · `recover`
-//! opening.
+//! opening · `clean` sealing, retention, cleaning, erasing.
 
 mod api;
 mod cache;
+mod clean;
 mod counters;
 mod dedupe;
 mod directory;

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -276,6 +277,23 @@ pub(crate) fn locate(
     Ok(find(&entries).map(|entry| (segment, entry)))
 }
 
+/// Entries of the range that a position lies in, from there on.
+pub(crate) fn entries_from(core: &Core, stream: &Stream, from: Position) -> Result<Vec<Entry>, Error> {
+    let (segment, offset, count) = {
+        let shared = lock(&stream.shared);
+        let at = shared.ranges.partition_point(|range| range.last < from);
+        let Some(range) = shared.ranges.get(at) else { return Ok(Vec::new()) };
+        match &range.entries {
+            Entries::Here(entries) => {
+                return Ok(entries.iter().filter(|entry| entry.last >= from).copied().collect());
+            }
+            Entries::Stored { offset, count } => (range.segment.clone(), *offset, *count),
+        }
+    };
+    let entries = index::load(core, &segment, offset, count).map_err(|e| disk_error(&e))?;
+    Ok(entries.iter().filter(|entry| entry.last >= from).copied().collect())
+}
+
 /// The first position appended at or after `time`.
 pub(crate) fn find_time(core: &Core, stream: &Stream, time: Time) -> Result<Position, Error> {
     let (segment, offset, count, floor, visible) = {
@@ -445,6 +463,7 @@ pub(crate) struct Pool {
 struct Jobs {
     waiting: VecDeque<Job>,
     closed: bool,
+    nudged: bool,
 }
 
 impl Pool {
@@ -454,20 +473,43 @@ impl Pool {
 
     /// Runs jobs until the pool is closed.
     pub(crate) fn run(&self) {
+        self.run_and(Duration::MAX, || {});
+    }
+
+    /// As [`Pool::run`], and does `duty` whenever `every` has passed or somebody nudges.
+    pub(crate) fn run_and(&self, every: Duration, duty: impl Fn()) {
+        let mut done = Instant::now();
         loop {
             let mut jobs = lock(&self.jobs);
             let job = loop {
                 if let Some(job) = jobs.waiting.pop_front() {
-                    break job;
+                    break Some(job);
                 }
                 if jobs.closed {
                     return;
                 }
-                jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+                let left = every.saturating_sub(done.elapsed());
+                if jobs.nudged || left.is_zero() {
+                    jobs.nudged = false;
+                    break None;
+                }
+                jobs = self.wake.wait_timeout(jobs, left).unwrap_or_else(PoisonError::into_inner).0;
             };
             drop(jobs);
-            job();
+            match job {
+                Some(job) => job(),
+                None => {
+                    duty();
+                    done = Instant::now();
+                }
+            }
         }
+    }
+
+    /// Has the duty done soon.
+    pub(crate) fn nudge(&self) {
+        lock(&self.jobs).nudged = true;
+        self.wake.notify_all();
     }
 
     /// Has a job done; its answer.

@@ -19,10 +19,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use weir_event::flow::{History, Position, Time};
 
-use crate::api::{Durability, Error, Kind, Retention, Settings, StreamId};
+use crate::api::{Durability, Error, Retention, Settings, StreamId};
 use crate::counters::Counters;
-use crate::disk::File;
-use crate::format::{Chunk, ChunkKind, GroupHeader, GroupKind, Mark, SegmentHeader};
+use crate::disk::{File, Why};
+use crate::format::{Chunk, GroupHeader, GroupKind, Mark, SegmentHeader};
 use crate::index::{self, Gathered, Summary};
 use crate::segment::{self, Entries, Range, Segment};
 use crate::shard::{Core, disk_error};
@@ -257,6 +257,7 @@ struct Known {
     first: Position,
     time: Time,
     bytes: u64,
+    trim_at: u64,
     ranges: Vec<Range>,
 }
 
@@ -274,6 +275,7 @@ impl Opening {
                 Some(summaries) => {
                     // Only what was synced whole has an index.
                     line = line.max(segment.mark());
+                    segment.indexed.store(true, Relaxed);
                     indexed.push((segment, Some(summaries)));
                 }
                 None => {
@@ -413,7 +415,7 @@ impl Opening {
             newest.file.write_at(&bytes, at)?;
             at += count as u64;
         }
-        newest.file.sync()?;
+        newest.file.sync(Why::Settle)?;
         Counters::add(&self.core.counters.flushes_total, 1);
         Ok(())
     }
@@ -425,6 +427,7 @@ impl Opening {
             last: summary.last,
             time: summary.time,
             bytes: summary.bytes,
+            size: summary.size,
             entries,
         };
         let known = self.streams.entry(summary.stream).or_insert_with(|| Known {
@@ -433,14 +436,19 @@ impl Opening {
             first: Position::FIRST,
             time: Time(0),
             bytes: 0,
+            trim_at: 0,
             ranges: Vec::new(),
         });
         let next = known.last.next.max(summary.next);
-        known.last = Summary { next, removed: known.last.removed || summary.removed, ..summary };
+        let written = summary.written || (known.last.written && known.last.session == summary.session);
+        known.last = Summary { next, written, removed: known.last.removed || summary.removed, ..summary };
         known.at = at;
         known.first = known.first.max(summary.trim);
         known.time = known.time.max(summary.time);
         known.bytes += summary.bytes;
+        if !summary.trim.is_none() {
+            known.trim_at = segment.number();
+        }
         known.ranges.push(range);
     }
 
@@ -470,6 +478,7 @@ impl Opening {
                 shared.time = known.time;
                 shared.bytes = known.bytes;
                 shared.ranges = known.ranges;
+                shared.trim_at = known.trim_at;
                 let unsynced = known.last.written && lost == Some(known.last.session);
                 let damaged = damage.is_some_and(|place| known.at < place);
                 if (unsynced || damaged) && !known.last.removed {
@@ -491,15 +500,7 @@ impl Opening {
     }
 }
 
-/// Chunks of this kind are the newest word on their stream even where nothing else is left.
-pub(crate) fn is_word(kind: ChunkKind) -> bool {
-    !matches!(kind, ChunkKind::Run | ChunkKind::Skip)
-}
-
 /// The error of an engine whose shard could not be opened.
 pub(crate) fn refused(shard: u32, error: &Error) -> Error {
     Error::new(error.kind(), format!("open log/{shard}: {error}"))
 }
-
-/// What tells a directory with a log from one without.
-pub(crate) const NOT_A_LOG: (Kind, &str) = (Kind::NotFound, "open: there is no log in the data directory");

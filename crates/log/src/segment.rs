@@ -23,10 +23,10 @@ pub(crate) struct Segment {
     pub(crate) file: Arc<dyn File>,
     /// Where its groups end.
     pub(crate) end: AtomicU64,
-    /// Bytes of chunks that no stream needs any more; a hint for cleaning.
-    pub(crate) dead: AtomicU64,
     /// Nothing more will be written to it.
     pub(crate) sealed: AtomicBool,
+    /// Its index file is whole, and ranges of it are stored there.
+    pub(crate) indexed: AtomicBool,
 }
 
 impl Segment {
@@ -35,8 +35,8 @@ impl Segment {
             header,
             file,
             end: AtomicU64::new(end),
-            dead: AtomicU64::new(0),
             sealed: AtomicBool::new(sealed),
+            indexed: AtomicBool::new(false),
         })
     }
 
@@ -142,6 +142,8 @@ pub(crate) struct Range {
     pub(crate) time: Time,
     /// Bytes of bodies of its events.
     pub(crate) bytes: u64,
+    /// Bytes of its chunks.
+    pub(crate) size: u64,
     pub(crate) entries: Entries,
 }
 
@@ -156,7 +158,7 @@ pub(crate) enum Entries {
 impl Range {
     pub(crate) fn new(segment: Arc<Segment>, first: Position) -> Self {
         let entries = Entries::Here(Vec::new());
-        Self { segment, first, last: first.previous(), time: Time(0), bytes: 0, entries }
+        Self { segment, first, last: first.previous(), time: Time(0), bytes: 0, size: 0, entries }
     }
 
     /// Adds an entry to a range in memory.
@@ -164,6 +166,7 @@ impl Range {
         if let Entries::Here(entries) = &mut self.entries {
             self.last = self.last.max(entry.last);
             self.time = self.time.max(entry.time);
+            self.size += entry.len();
             if entry.kind == ChunkKind::Run {
                 self.bytes += u64::from(entry.body_len);
             }
@@ -176,6 +179,7 @@ impl Range {
         if let Entries::Here(entries) = &mut self.entries {
             entries.retain(|entry| u64::from(entry.offset) < offset);
             self.last = entries.iter().map(|e| e.last).max().unwrap_or(self.first.previous());
+            self.size = entries.iter().map(Entry::len).sum();
             let runs = entries.iter().filter(|e| e.kind == ChunkKind::Run);
             self.bytes = runs.map(|e| u64::from(e.body_len)).sum();
             return !entries.is_empty();

@@ -8,7 +8,7 @@
 //! After a failed sync nothing of that file is believed: [`Gate::failed`] stops the writer at its next step, all
 //! that waits for durability is told that the outcome is unknown, and the writer goes on in a new file.
 //!
-//! Lock order: a stream's intake, a stream's shared half, a shard's segments; the gate and the cache are leaves
+//! Lock order: cleaning, a stream's intake, a stream's shared half, a shard's segments; the gate and the cache are leaves
 //! taken alone.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -49,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) boot: u128,
     pub(crate) room: Room,
     pub(crate) index: crate::index::Cache,
+    /// Where sealing, retention, cleaning and erasing are done.
+    pub(crate) duty: Arc<crate::read::Pool>,
     /// Milliseconds of taking publishes before this run.
     pub(crate) taken: AtomicU64,
 }
@@ -70,6 +72,8 @@ pub(crate) struct Shard {
     pub(crate) sync_wake: Condvar,
     pub(crate) cache: TailCache,
     pub(crate) segments: Mutex<BTreeMap<u64, Arc<Segment>>>,
+    /// Held by whoever replaces segments.
+    pub(crate) cleaning: Mutex<()>,
 }
 
 /// What waits between publishers, the writer and the sync thread.
@@ -171,6 +175,7 @@ impl Shard {
             sync_wake: Condvar::new(),
             cache: TailCache::new(tail_bytes),
             segments: Mutex::default(),
+            cleaning: Mutex::default(),
         })
     }
 

@@ -67,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) bytes: u64,
     /// Chunks in the order of the log.
     pub(crate) ranges: Vec<Range>,
+    /// Number of the segment with the last trim.
+    pub(crate) trim_at: u64,
     /// Made when somebody first watches.
     pub(crate) tail: Option<watch::Sender<Head>>,
 }
@@ -101,6 +103,7 @@ impl Stream {
                 time: Time(0),
                 bytes: 0,
                 ranges: Vec::new(),
+                trim_at: 0,
                 tail: None,
             }),
             intake: Mutex::new(Intake {
@@ -145,8 +148,10 @@ impl Shared {
         if let Some(range) = self.ranges.last_mut() {
             range.push(entry);
         }
-        if entry.kind == ChunkKind::Run {
-            self.bytes += u64::from(entry.body_len);
+        match entry.kind {
+            ChunkKind::Run => self.bytes += u64::from(entry.body_len),
+            ChunkKind::Trim => self.trim_at = segment.number(),
+            _ => {}
         }
     }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::api::Durability;
 use crate::counters::Counters;
+use crate::disk::Why;
 use crate::segment::Segment;
 use crate::shard::{Record, Shard, lock};
 
@@ -86,7 +87,7 @@ fn sync(shard: &Shard, records: &[Record]) -> std::io::Result<()> {
         }
         last = Some(segment);
         let began = core.clock.elapsed();
-        segment.file.sync()?;
+        segment.file.sync(Why::Group)?;
         let took = core.clock.elapsed().saturating_sub(began);
         core.counters.flush_micros_total.fetch_add(took.as_micros() as u64, Relaxed);
         Counters::add(&core.counters.flushes_total, 1);

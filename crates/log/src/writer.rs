@@ -20,7 +20,7 @@ use weir_event::flow::{History, Position, Time};
 use crate::api::{Appended, At, Batch, Durability, Error, Kind, SkipReason, StreamId};
 use crate::counters::Counters;
 use crate::dedupe::Verdict;
-use crate::disk::is_full;
+use crate::disk::{Why, is_full};
 use crate::events;
 use crate::format::{
     Chunk, ChunkKind, FLAG_WRITTEN, GroupHeader, GroupKind, Mark, SegmentHeader, reason_code,
@@ -214,6 +214,7 @@ impl Writer {
             let mut intake = lock(&stream.intake);
             if std::mem::take(&mut intake.new_history) && !intake.removed {
                 let chunk = Chunk {
+                    flags: flags(&intake),
                     time: now.max(intake.time),
                     taking,
                     ..Chunk::bare(ChunkKind::History, stream.id, intake.history, intake.next)
@@ -381,6 +382,7 @@ impl Writer {
             if let Some(producer) = batch.producer {
                 // Its sequence went on all the same, and that must outlive a restart.
                 let chunk = Chunk {
+                    flags: flags(intake),
                     publisher: batch.publisher,
                     producer: producer.id,
                     epoch: producer.epoch,
@@ -409,10 +411,9 @@ impl Writer {
         if count == 0 {
             return Ok(Wait::Nothing(nothing(intake)));
         }
-        let quick = intake.settings.durability == Durability::Written;
         let cut = kept.len() < count;
         let chunk = Chunk {
-            flags: if quick { FLAG_WRITTEN } else { 0 },
+            flags: flags(intake),
             encoding: 1,
             time: intake.time,
             taking,
@@ -585,10 +586,10 @@ impl Writer {
                 }
                 result => result?,
             };
-            self.step = ROOM_STEPS.0;
+            self.step = ROOM_STEPS.0.min(u64::from(core.options.segment_bytes));
             file.allocate(self.step.max(SegmentHeader::LEN as u64 + bytes))?;
             file.write_at(&header.encode(core.salt), 0)?;
-            core.disk.sync_dir(&segment::directory(shard))?;
+            core.disk.sync_dir(&segment::directory(shard), Why::Segment)?;
             Counters::add(&core.counters.dir_flushes_total, 1);
             self.room = self.step.max(SegmentHeader::LEN as u64 + bytes);
             let offset = SegmentHeader::LEN as u64;
@@ -614,6 +615,7 @@ impl Writer {
     fn roll(&mut self) {
         if let Some(segment) = self.segment.take() {
             segment.sealed.store(true, Relaxed);
+            self.shard.core.duty.nudge();
         }
     }
 
@@ -778,6 +780,12 @@ fn internal() -> Error {
     Error::new(Kind::Internal, "append: the stream's window is not there")
 }
 
+/// Every chunk of a stream under `written` says so: whichever of them survives a stop of the machine tells that
+/// more may have been shown.
+fn flags(intake: &Intake) -> u8 {
+    if intake.settings.durability == Durability::Written { FLAG_WRITTEN } else { 0 }
+}
+
 /// Keeps count of the memory that remembers ids.
 fn account(core: &Core, before: usize, after: usize) {
     Counters::add(&core.counters.dedupe_bytes, after as u64);
@@ -884,6 +892,7 @@ fn bare(
     taking: u64,
 ) {
     let chunk = Chunk {
+        flags: flags(intake),
         time: intake.time,
         taking,
         sequence,
@@ -909,6 +918,7 @@ fn skip(
         return Err(Error::new(Kind::Invalid, "skip: no position comes after the last there can be"));
     }
     let chunk = Chunk {
+        flags: flags(intake),
         time: intake.time,
         taking,
         sequence: to.0,
@@ -964,7 +974,7 @@ fn append_at(
     // The origin's time stands, but a stream's time never goes back.
     intake.time = intake.time.max(at.time);
     let chunk = Chunk {
-        flags: if intake.settings.durability == Durability::Written { FLAG_WRITTEN } else { 0 },
+        flags: flags(intake),
         encoding: 1,
         time: intake.time,
         taking,

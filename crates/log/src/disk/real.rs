@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock, statvfs};
 
-use super::{Disk, File, Space, named};
+use super::{Disk, File, Space, Why, named};
 
 /// A data directory on the operating system's file system.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Disk for Real {
         fs::remove_file(self.at(path)).map_err(|e| named("remove", &self.name(path), &e))
     }
 
-    fn sync_dir(&self, path: &str) -> io::Result<()> {
+    fn sync_dir(&self, path: &str, _why: Why) -> io::Result<()> {
         let sync = || fs::File::open(self.at(path))?.sync_all();
         sync().map_err(|e| named("sync", &self.name(path), &e))
     }
@@ -184,7 +184,7 @@ impl File for RealFile {
         self.named("truncate", self.file.set_len(length))
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn sync(&self, _why: Why) -> io::Result<()> {
         self.named("sync", fdatasync(&self.file).map_err(io::Error::from))
     }
 }
