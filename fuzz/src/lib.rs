@@ -9,7 +9,7 @@
 //!   pieces, whole batch and event by event), and `serde_json`, which shares no code with our scanner, can read what we write.
 //! - *Safe errors*: a message is one short line, whatever the input was.
 //!
-//! [`TARGETS`] lists them for the runners: `fuzz_targets/` for coverage-guided fuzzing, `src/bin/smoke.rs` for a
+//! [`TARGETS`] lists them for the runners: `fuzz_targets/` for coverage-guided fuzzing, `examples/smoke.rs` for a
 //! bounded number of seeded mutations of the seeds in [`seeds`].
 
 pub mod seeds;
