@@ -126,7 +126,7 @@ impl Error {
     /// Whether a delivery waits for a person, or for the node to notice that an earlier connection is gone: worth
     /// another try for however long it takes.
     pub(crate) fn is_waiting(&self) -> bool {
-        matches!(self.code(), "suspended" | "not-decided" | "already-connected")
+        matches!(self.code(), "suspended" | "not-decided")
     }
 }
 

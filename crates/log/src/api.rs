@@ -289,12 +289,13 @@ pub struct Error {
     retry_after: Option<Duration>,
     head: Option<Position>,
     positions: Option<(Position, Position)>,
+    busy: bool,
 }
 
 impl Error {
     /// An error of a kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, head: None, positions: None }
+        Self { kind, message: message.into(), retry_after: None, head: None, positions: None, busy: false }
     }
 
     /// Adds when to try again.
@@ -316,6 +317,19 @@ impl Error {
     pub fn positions(mut self, first: Position, last: Position) -> Self {
         self.positions = Some((first, last));
         self
+    }
+
+    /// Says that the limit reached is how much may wait for the disk, not the disk's room.
+    #[must_use]
+    pub fn busy(mut self) -> Self {
+        self.busy = true;
+        self
+    }
+
+    /// Whether the limit reached is how much may wait for the disk: passes within moments, by itself.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.busy
     }
 
     /// Which positions are damaged, first and last: a reader may go on after them.

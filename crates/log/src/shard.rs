@@ -201,7 +201,7 @@ impl Shard {
             drop(gate);
             Counters::add(&self.core.counters.busy_total, 1);
             let text = "append: too much is waiting for the disk";
-            return Err(Error::new(Kind::Exhausted, text).retry_after(Duration::from_millis(200)));
+            return Err(Error::new(Kind::Exhausted, text).busy().retry_after(Duration::from_millis(200)));
         }
         gate.queued_bytes += bytes;
         if durable {

@@ -230,9 +230,6 @@ codes! {
     ForeignOrigin "foreign-origin" Denied "Foreign origin"
         do "Call from outside a browser, or give the node a token.";
 
-    /// Something of that name exists already.
-    AlreadyExists "already-exists" Conflict "Already exists"
-        do "Choose another name, or change what exists.";
     /// What exists may only be replaced by someone who says which version they saw.
     IfMatchRequired "if-match-required" Conflict "If-Match required"
         do "Read it, then repeat with `If-Match` and its `ETag`.";
@@ -254,9 +251,6 @@ codes! {
     /// A producer's sequence does not continue where it ended. Nothing was stored.
     SequenceGap "sequence-gap" Conflict "Producer sequence does not continue"
         do "Publish from the sequence number that the stream expects, or take a new producer id.";
-    /// A delivery is running for this subscription, and its protocol allows only one.
-    AlreadyConnected "already-connected" Conflict "Already connected"
-        do "Close the other connection first.";
     /// A number of things has reached its limit.
     LimitReached "limit-reached" Exhausted "Limit reached"
         do "Remove some, or have the operator raise `limit`.";
@@ -292,7 +286,7 @@ codes! {
 
     /// Stored events are damaged at these positions; everything else can be read.
     Corrupt "corrupt" Corrupt "Stored data is damaged"
-        do "Read on after the damage; the operator can run `weir log check` and `weir log repair`.";
+        do "Read on after `to`; the operator can run `weir log check` and `weir log repair`.";
     /// A defect of the node.
     Internal "internal" Internal "Internal error"
         do "Report it with the time it happened; the node's log has the cause.";
@@ -436,6 +430,10 @@ impl From<weir_log::Error> for Error {
                     Self::new(Code::SequenceGap, "the producer's sequence does not continue where it ended")
                 }
             },
+            weir_log::Kind::Exhausted if error.is_busy() => {
+                Self::new(Code::QueueFull, "more waits to be written than the node holds in memory")
+                    .retry_after(Duration::from_secs(1))
+            }
             weir_log::Kind::Exhausted => Self::new(Code::DiskFull, "the node has no room for more events")
                 .retry_after(Duration::from_secs(5)),
             weir_log::Kind::Unavailable => {
@@ -445,7 +443,13 @@ impl From<weir_log::Error> for Error {
             weir_log::Kind::Closed => {
                 Self::new(Code::NotReady, "the node is stopping").retry_after(Duration::from_secs(1))
             }
-            weir_log::Kind::Corrupt => Self::new(Code::Corrupt, "stored events are damaged here"),
+            weir_log::Kind::Corrupt => {
+                let mapped = Self::new(Code::Corrupt, "stored events are damaged here");
+                match error.damaged() {
+                    Some((from, to)) => mapped.with("from", from.0).with("to", to.0),
+                    None => mapped,
+                }
+            }
             // The node makes every call to the log, so one that makes no sense is the node's defect.
             weir_log::Kind::Invalid | weir_log::Kind::Internal => return Self::internal(error),
         };

@@ -51,12 +51,10 @@ pub(crate) fn status(code: Code) -> StatusCode {
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
         Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-        Code::AlreadyExists
-        | Code::ConfirmationRequired
+        Code::ConfirmationRequired
         | Code::WrongState
         | Code::HistoryChanged
         | Code::SequenceGap
-        | Code::AlreadyConnected
         | Code::LimitReached => StatusCode::CONFLICT,
         Code::Retired | Code::SubscriptionClosed => StatusCode::GONE,
         Code::PreconditionFailed | Code::HeadMoved => StatusCode::PRECONDITION_FAILED,
