@@ -132,8 +132,11 @@ impl Control {
 
     /// Opens a reader: the only way to read.
     ///
-    /// Errors: those of [`Control::authorize`]; `unknown-subscription`, `not-decided`, `suspended`,
-    /// `subscription-closed`, `bad-credential` for what has run out.
+    /// A subscription that waits, for a decision or because it is suspended, can be opened by its consumer:
+    /// [`Control::standing`] says when events may be handed out.
+    ///
+    /// Errors: those of [`Control::authorize`]; `unknown-subscription`, `subscription-closed`, `bad-credential`
+    /// for what has run out.
     pub fn reader(&self, caller: &Caller, target: Target) -> Result<Reader, Error> {
         match target {
             Target::Stream { name, filters } => {
@@ -528,26 +531,11 @@ impl Inner {
         {
             return Err(plan::denied(caller, "the subscription's grant"));
         }
-        match standing(&subscription, now) {
-            Standing::Active | Standing::Changed => {}
-            Standing::Requested => {
-                return Err(
-                    Error::new(Code::NotDecided, "the request is not decided yet").with("state", "requested")
-                );
-            }
-            Standing::Suspended { by, reason } => {
-                let what = format!("the subscription was suspended by its {}", by.name());
-                let error = Error::new(Code::Suspended, what).with("by", by.name());
-                return Err(match reason {
-                    Some(reason) => error.with("reason", reason.as_ref()),
-                    None => error,
-                });
-            }
-            Standing::Closed { why, .. } => {
-                plans::open(&subscription)?;
-                let what = format!("the subscription is closed: {}", why.name());
-                return Err(Error::new(Code::SubscriptionClosed, what).with("reason", why.name()));
-            }
+        // One that waits is opened: a delivery waits with it, and everything else asks for its standing.
+        if let Standing::Closed { why, .. } = standing(&subscription, now) {
+            plans::open(&subscription)?;
+            let what = format!("the subscription is closed: {}", why.name());
+            return Err(Error::new(Code::SubscriptionClosed, what).with("reason", why.name()));
         }
         let expires = match holder {
             Caller::Token(token) => token.expires,

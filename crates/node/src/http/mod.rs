@@ -20,10 +20,12 @@
 mod asked;
 pub(crate) mod auth;
 pub(crate) mod body;
+pub(crate) mod events;
 pub(crate) mod guard;
 mod health;
 mod openapi;
 pub(crate) mod problem;
+pub(crate) mod publish;
 pub(crate) mod query;
 mod streams;
 mod tokens;
@@ -39,7 +41,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter};
 use http::header::{ALLOW, HeaderName, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use tracing::Instrument;
 
 pub use problem::errors_markdown;
@@ -65,6 +67,8 @@ fn routes() -> Routes {
     let routes = Routes::default();
     let routes = wellknown::routes(routes);
     let routes = streams::routes(routes);
+    let routes = publish::routes(routes);
+    let routes = events::routes(routes);
     let routes = tokens::routes(routes);
     let routes = health::routes(routes);
     openapi::routes(routes)
@@ -159,15 +163,24 @@ async fn around(State(node): State<Arc<Node>>, request: Request, next: Next) -> 
     // The path only: a query may hold what must not be logged.
     let span = tracing::debug_span!("request", method = %request.method(), path = request.uri().path());
     let serve = async {
-        match guard::check(false, node.url(), request.uri(), request.headers()) {
+        match check(&node, request.uri(), request.headers()) {
             Ok(()) => next.run(request).await,
             Err(error) => error.into_response(),
         }
     };
     let mut response = serve.instrument(span).await;
-    let headers = response.headers_mut();
+    protect(response.headers_mut());
+    response
+}
+
+/// What is refused before any call looks at a request.
+pub(crate) fn check(node: &Node, uri: &Uri, headers: &HeaderMap) -> Result<(), Error> {
+    guard::check(node.control().is_open(), node.url(), uri, headers)
+}
+
+/// The headers of every answer that keep a browser from taking it for something else than it is.
+pub(crate) fn protect(headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
-    response
 }
