@@ -36,7 +36,7 @@ impl<S: Send + Sync> FromRequest<S> for Json {
     async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
         let (parts, body) = request.into_parts();
         uncompressed(&parts.headers)?;
-        let bytes = collect(&parts.headers, body).await?;
+        let bytes = collect(&parts.headers, body, BODY_TIME_MAX).await?;
         if bytes.is_empty() {
             return Ok(Self(Value::Object(Map::new())));
         }
@@ -45,24 +45,23 @@ impl<S: Send + Sync> FromRequest<S> for Json {
     }
 }
 
-/// The whole body, within [`BODY_BYTES_MAX`] and [`BODY_TIME_MAX`].
-async fn collect(headers: &HeaderMap, body: Body) -> Result<Bytes, Error> {
+/// The whole body, within [`BODY_BYTES_MAX`] and `time`.
+async fn collect(headers: &HeaderMap, body: Body, time: Duration) -> Result<Bytes, Error> {
     // A length that is too great is refused before a byte of it is read.
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
         return Err(too_large());
     }
-    let read = tokio::time::timeout(BODY_TIME_MAX, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-    match read {
+    match tokio::time::timeout(time, Limited::new(body, BODY_BYTES_MAX).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => {
             Err(Error::new(Code::MalformedRequest, "the body ended before it was whole").caused_by(error))
         }
-        Err(_) => Err(Error::new(
-            Code::RequestTimeout,
-            format!("the body did not arrive within {} s", BODY_TIME_MAX.as_secs()),
-        )),
+        Err(_) => {
+            let message = format!("the body did not arrive within {} s", time.as_secs());
+            Err(Error::new(Code::RequestTimeout, message))
+        }
     }
 }
 
@@ -107,4 +106,24 @@ pub(crate) fn answer(status: StatusCode, value: &Value) -> Response {
         (http::header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
     (status, headers, value.to_string()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_trickles_does_not_hold_the_node() {
+        let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let refused = collect(&HeaderMap::new(), never, Duration::from_millis(20)).await;
+        assert_eq!(refused.unwrap_err().code(), Code::RequestTimeout);
+    }
+
+    #[tokio::test]
+    async fn a_body_without_a_length_is_bounded_too() {
+        let piece = Bytes::from(vec![b' '; 64 * 1024]);
+        let endless = futures_util::stream::repeat_with(move || Ok::<_, std::io::Error>(piece.clone()));
+        let refused = collect(&HeaderMap::new(), Body::from_stream(endless), BODY_TIME_MAX).await;
+        assert_eq!(refused.unwrap_err().code(), Code::BodyTooLarge);
+    }
 }

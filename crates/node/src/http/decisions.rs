@@ -12,11 +12,14 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
+use weir_event::flow::Position;
 
 use crate::Node;
 use crate::control::members::Members;
-use crate::control::{Command, Imposed, SubscriptionId, Target};
+use crate::control::{Command, Imposed, Start, SubscriptionId, Target};
+use crate::deliver::{Ask, Resume, range};
 use crate::error::Error;
+use crate::metrics::Way;
 
 use super::Routes;
 use super::asked::Asked;
@@ -27,6 +30,9 @@ use super::subscriptions::{Once, id, profile, shown};
 /// How many events a preview shows unless said, and at most.
 const PREVIEW: u64 = 20;
 const PREVIEW_MAX: u64 = 100;
+
+/// How far back a preview looks for events that fit, in positions.
+const BACK_MAX: u64 = 1_000_000;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -88,15 +94,45 @@ async fn revoke(State(node): State<Arc<Node>>, asked: Asked, Json(body): Json) -
     simple(&node, &asked, &body, |id, reason| Command::Revoke { id, reason }).await
 }
 
+/// Begins where the subscription would. One that would begin with the next event is shown the newest there are:
+/// going back until there are enough, or no more.
 async fn preview(State(node): State<Arc<Node>>, asked: Asked) -> Result<Response, Error> {
     let limit = asked.query(&["limit"])?.number("limit", 1..=PREVIEW_MAX)?.unwrap_or(PREVIEW);
-    let reader = node.control().reader(&asked.caller, Target::Preview(id(&asked)?))?;
-    let events = crate::deliver::preview(&node, reader, limit).await?;
+    let id = id(&asked)?;
+    let subscription = node.control().subscription(&asked.caller, id)?;
+    let request = subscription.wanted.as_ref().unwrap_or(&subscription.request);
+    // Nothing is read before control has said yes; a preview is a reader like any other.
+    let status = node.log().status(subscription.stream)?;
+    let mut back = limit;
+    let range = loop {
+        let newest = Position(status.next.0.saturating_sub(back)).max(status.first);
+        let from = match request.from {
+            Start::Latest => Start::Position(newest),
+            Start::Position(position) => Start::Position(position.min(status.next)),
+            Start::Earliest | Start::Time(_) => request.from,
+        };
+        let ask = Ask {
+            caller: asked.caller.clone(),
+            target: Target::Preview(id),
+            resume: Resume::From(from),
+            history: None,
+            to: None,
+            limit: Some(limit),
+            filter: None,
+            way: Way::range,
+        };
+        let range = node.deliveries().range(ask, range::Form::JsonBatch).await?;
+        let enough = range.next.is_some() || newest <= status.first;
+        if enough || request.from != Start::Latest || back >= BACK_MAX {
+            break range;
+        }
+        back *= 32;
+    };
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/cloudevents-batch+json; charset=UTF-8")),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
-    Ok((StatusCode::OK, headers, events).into_response())
+    Ok((StatusCode::OK, headers, range.body).into_response())
 }
 
 async fn grant(State(node): State<Arc<Node>>, asked: Asked, Json(body): Json) -> Result<Response, Error> {

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::response::Response;
-use http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::Node;
@@ -27,11 +28,11 @@ use super::streams::rate;
 const RETRY: Duration = Duration::from_secs(2);
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.on(Method::GET, "/healthz", healthz).on(Method::GET, "/readyz", readyz).on(
-        Method::GET,
-        "/status",
-        status,
-    )
+    routes
+        .on(Method::GET, "/healthz", healthz)
+        .on(Method::GET, "/readyz", readyz)
+        .on(Method::GET, "/metrics", metrics)
+        .on(Method::GET, "/status", status)
 }
 
 async fn healthz() -> Response {
@@ -49,6 +50,22 @@ async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Error> {
     Err(Error::new(Code::NotReady, missing.join(", ")).with("missing", missing).retry_after(RETRY))
 }
 
+/// The same text under either name: OpenMetrics for who asks for it, else the older Prometheus text format, whose
+/// readers take it as well.
+async fn metrics(State(node): State<Arc<Node>>, asked: Asked) -> Result<Response, Error> {
+    asked.query(&[])?;
+    node.control().authorize_node(&asked.caller)?;
+    let accepts = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains("openmetrics-text"));
+    let open = asked.headers.get_all(ACCEPT).iter().any(accepts);
+    let content_type =
+        if open { crate::metrics::CONTENT_TYPE } else { "text/plain; version=0.0.4; charset=utf-8" };
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Ok((headers, node.metrics().render()).into_response())
+}
+
 async fn status(State(node): State<Arc<Node>>, asked: Asked) -> Result<Response, Error> {
     asked.query(&[])?;
     node.control().authorize_node(&asked.caller)?;
@@ -59,6 +76,7 @@ async fn status(State(node): State<Arc<Node>>, asked: Asked) -> Result<Response,
         "url": asked.base.url(),
         "started": node.started().to_string(),
         "uptime": now.0.saturating_sub(node.started().0) / 1000,
+        "open": node.control().is_open(),
         "streams": streams(&node, &asked.caller).await,
         "subscriptions": subscriptions(&node, &asked.caller),
     });

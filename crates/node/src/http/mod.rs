@@ -14,12 +14,14 @@
 //! `Allow` header of OPTIONS and 405, and the check that `openapi.json` describes exactly these calls.
 //!
 //! - `publish`, `events`: events in and out
-//! - `streams`, `subscriptions`, `decisions`, `tokens`: what control decides
+//! - `streams`, `subscriptions`, `decisions`, `ack`, `tokens`: what control decides and remembers
 //! - `wellknown`, `health`, `openapi`: what the node says of itself
 
+mod ack;
 mod asked;
 pub(crate) mod auth;
 pub(crate) mod body;
+mod decisions;
 pub(crate) mod events;
 pub(crate) mod guard;
 mod health;
@@ -28,6 +30,7 @@ pub(crate) mod problem;
 pub(crate) mod publish;
 pub(crate) mod query;
 mod streams;
+mod subscriptions;
 mod tokens;
 mod wellknown;
 
@@ -69,6 +72,9 @@ fn routes() -> Routes {
     let routes = streams::routes(routes);
     let routes = publish::routes(routes);
     let routes = events::routes(routes);
+    let routes = subscriptions::routes(routes);
+    let routes = decisions::routes(routes);
+    let routes = ack::routes(routes);
     let routes = tokens::routes(routes);
     let routes = health::routes(routes);
     openapi::routes(routes)
@@ -184,3 +190,6 @@ pub(crate) fn protect(headers: &mut HeaderMap) {
     const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
 }
+
+#[cfg(test)]
+mod tests;

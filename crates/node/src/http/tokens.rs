@@ -8,11 +8,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode};
 use serde_json::{Map, Value};
-use weir_event::flow::Time;
 
 use crate::Node;
 use crate::control::members::{self, Members};
-use crate::control::{Command, Outcome, Pattern, Role, Token, quantity};
+use crate::control::{Command, Outcome, Pattern, Role, Token, terms};
 use crate::error::{Code, Error};
 
 use super::Routes;
@@ -44,7 +43,7 @@ async fn create(State(node): State<Arc<Node>>, asked: Asked, Json(body): Json) -
         role,
         streams: streams.unwrap_or_else(Pattern::all),
         organization: members.text("for", 253)?,
-        expires: members.parsed("expires", |value| moment(value, node.clock().now()))?,
+        expires: terms::expires(&members, node.clock().now())?,
     };
     match node.control().decide(&asked.caller, command).await? {
         Outcome::Token { token, bearer } => {
@@ -56,19 +55,6 @@ async fn create(State(node): State<Arc<Node>>, asked: Asked, Json(body): Json) -
         }
         other => Err(unexpected(&other)),
     }
-}
-
-/// A moment to come: an RFC 3339 time, or a duration from now.
-fn moment(value: &Value, now: Time) -> Result<Time, String> {
-    const EXPECTED: &str = "must be an RFC 3339 time or a duration such as \"30d\", and lie in the future";
-    let time = match value.as_str().and_then(|text| text.parse::<Time>().ok()) {
-        Some(time) => time,
-        None => {
-            let after = quantity::duration(value).map_err(|_| EXPECTED.to_owned())?;
-            Time(now.0.saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)))
-        }
-    };
-    if time > now && time <= Time::MAX { Ok(time) } else { Err(EXPECTED.to_owned()) }
 }
 
 async fn list(State(node): State<Arc<Node>>, asked: Asked) -> Result<Response, Error> {
