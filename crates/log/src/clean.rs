@@ -19,14 +19,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use weir_event::flow::{Position, Time};
+use weir_event::flow::{History, Position, Time};
 
-use crate::api::{Error, Kind, StreamId};
+use crate::api::{Error, Kind, SkipReason, StreamId};
 use crate::counters::Counters;
 use crate::disk::{Why, named};
 use crate::engine::Inner;
 use crate::events;
-use crate::format::{Chunk, ChunkKind, GroupHeader, GroupKind, Mark, SegmentHeader};
+use crate::format::{Chunk, ChunkKind, GroupHeader, GroupKind, Mark, SegmentHeader, reason_code};
 use crate::index::{self, Gathered};
 use crate::read;
 use crate::recover;
@@ -39,6 +39,60 @@ const STALE: Duration = Duration::from_hours(18);
 
 /// Events to leave out, by stream.
 pub(crate) type Erase = HashMap<StreamId, HashSet<Position>>;
+
+/// Positions that damage took from streams, to be told as skipped where they were.
+#[derive(Default)]
+pub(crate) struct Mend {
+    /// By stream, first and last position of each hole, rising.
+    pub(crate) holes: HashMap<StreamId, Vec<(Position, Position)>>,
+    /// The next position of each stream so far.
+    pub(crate) next: HashMap<StreamId, Position>,
+}
+
+impl Mend {
+    /// Takes note of a chunk; the hole to tell before it.
+    fn before(&mut self, chunk: &Chunk) -> Option<Chunk> {
+        let skip = self.holes.get_mut(&chunk.stream).and_then(|holes| {
+            let (first, last) = holes.first().copied().filter(|(_, last)| last.next() <= chunk.first)?;
+            holes.remove(0);
+            Some(skip(chunk.stream, chunk, first, last))
+        });
+        self.note(chunk);
+        skip
+    }
+
+    /// Takes note of a chunk that stays as it is.
+    pub(crate) fn note(&mut self, chunk: &Chunk) {
+        let next = self.next.entry(chunk.stream).or_default();
+        *next = (*next).max(chunk.last().next()).max(chunk.first);
+    }
+
+    /// Holes that begin where their stream stands now.
+    fn after(&mut self) -> Vec<Chunk> {
+        let mut skips = Vec::new();
+        for (stream, holes) in &mut self.holes {
+            let next = self.next.entry(*stream).or_insert(Position::FIRST);
+            if let Some((first, last)) = holes.first().copied().filter(|(first, _)| *first <= *next) {
+                holes.remove(0);
+                let like = Chunk::bare(ChunkKind::Skip, *stream, History(0), first);
+                skips.push(skip(*stream, &like, first, last));
+                *next = last.next();
+            }
+        }
+        skips
+    }
+}
+
+/// A chunk that tells of positions repaired away.
+fn skip(stream: StreamId, like: &Chunk, first: Position, last: Position) -> Chunk {
+    Chunk {
+        time: like.time,
+        taking: like.taking,
+        encoding: reason_code(SkipReason::Repair),
+        sequence: last.0,
+        ..Chunk::bare(ChunkKind::Skip, stream, like.history, first)
+    }
+}
 
 /// Does all there is to do, once. Blocks; errors are logged and the next time tries again.
 pub(crate) fn tidy(inner: &Inner) {
@@ -86,7 +140,8 @@ fn seal(shard: &Shard, streams: &[Arc<Stream>]) -> io::Result<()> {
             // Without an index every start finds the damage again, and says so.
             continue;
         }
-        let mut gathered = Gathered::default();
+        let mut gathered =
+            Gathered { last: scan.groups.last().map(|(_, group)| *group), ..Gathered::default() };
         for (group, offset, chunk) in &scan.chunks {
             gathered.push(&scan.groups[*group].1, chunk, *offset);
         }
@@ -130,7 +185,7 @@ fn retain(shard: &Arc<Shard>, streams: &[Arc<Stream>]) -> Result<(), Error> {
         };
         if old && trims.iter().any(inside) {
             // The trims then begin another segment, so that this one can be cleaned.
-            let _ = shard.ask(trims[0].0, Work::Roll)?;
+            drop(shard.ask(trims[0].0, Work::Roll)?);
         }
     }
     let answers: Vec<_> =
@@ -255,7 +310,7 @@ fn clean(shard: &Shard, streams: &[Arc<Stream>]) -> io::Result<()> {
 fn flush(shard: &Shard, streams: &[Arc<Stream>], run: &mut Vec<Arc<Segment>>, worth: bool) -> io::Result<()> {
     let run = std::mem::take(run);
     // Small ones are put together once there are several of them.
-    if worth || run.len() >= 4 { rewrite(shard, streams, &run, &Erase::new()) } else { Ok(()) }
+    if worth || run.len() >= 4 { rewrite(shard, streams, &run, &Erase::new(), None) } else { Ok(()) }
 }
 
 /// Removes a segment at the log's beginning of which nothing lives.
@@ -293,7 +348,13 @@ struct Living {
 }
 
 /// Replaces neighbouring segments by one with what lives of them.
-fn rewrite(shard: &Shard, streams: &[Arc<Stream>], run: &[Arc<Segment>], erase: &Erase) -> io::Result<()> {
+pub(crate) fn rewrite(
+    shard: &Shard,
+    streams: &[Arc<Stream>],
+    run: &[Arc<Segment>],
+    erase: &Erase,
+    mut mend: Option<&mut Mend>,
+) -> io::Result<()> {
     let core = &shard.core;
     let (Some(head), Some(tail)) = (run.first(), run.last()) else { return Ok(()) };
     let inside = |segment: &Arc<Segment>| run.iter().any(|other| Arc::ptr_eq(other, segment));
@@ -309,7 +370,7 @@ fn rewrite(shard: &Shard, streams: &[Arc<Stream>], run: &[Arc<Segment>], erase: 
     let mut scans = Vec::new();
     for segment in run {
         let scan = recover::scan(core, &*segment.file, segment.end())?;
-        if !scan.damage.is_empty() || scan.end < segment.end() {
+        if mend.is_none() && (!scan.damage.is_empty() || scan.end < segment.end()) {
             tracing::error!(file = segment.file.path(), "a damaged segment is not cleaned");
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the segment is damaged"));
         }
@@ -336,12 +397,20 @@ fn rewrite(shard: &Shard, streams: &[Arc<Stream>], run: &[Arc<Segment>], erase: 
                 if !keep {
                     continue;
                 }
+                let bytes = segment.read(chunk.len(), *offset)?;
+                if mend.is_some() && !chunk.verify(&bytes[Chunk::LEN..]) {
+                    continue;
+                }
                 if count == 0 {
                     buffer.resize(start + GroupHeader::LEN, 0);
                 }
+                if let Some(skip) = mend.as_mut().and_then(|mend| mend.before(chunk)) {
+                    count += 1;
+                    gathered.push(group, &skip, at + buffer.len() as u64);
+                    buffer.extend_from_slice(&skip.encode(core.salt));
+                }
                 count += 1;
                 let place = at + buffer.len() as u64;
-                let bytes = segment.read(chunk.len(), *offset)?;
                 let chunk = match erase.get(&chunk.stream) {
                     Some(positions) => erased(core, chunk, bytes, positions, &mut buffer),
                     None => {
@@ -361,6 +430,23 @@ fn rewrite(shard: &Shard, streams: &[Arc<Stream>], run: &[Arc<Segment>], erase: 
                 at += buffer.len() as u64;
                 buffer.clear();
             }
+        }
+    }
+    let last_group = scans.iter().rev().find_map(|scan| scan.groups.last().map(|(_, group)| *group));
+    gathered.last = last_group;
+    if let (Some(mend), Some(group)) = (mend.as_mut(), last_group) {
+        let skips = mend.after();
+        let header = GroupHeader {
+            kind: GroupKind::Chunks,
+            number: group.number + 1,
+            length: (skips.len() * Chunk::LEN) as u32,
+            chunks: skips.len() as u32,
+            ..group
+        };
+        buffer.extend_from_slice(&header.encode(core.salt));
+        for skip in skips {
+            gathered.push(&header, &skip, at + buffer.len() as u64);
+            buffer.extend_from_slice(&skip.encode(core.salt));
         }
     }
     file.write_at(&buffer, at)?;
@@ -531,7 +617,7 @@ pub(crate) fn erase(inner: &Inner, id: StreamId, positions: Vec<Position>) -> Re
             let text = format!("erase: {} is not complete or damaged", segment.file.path());
             return Err(Error::new(Kind::Unavailable, text).retry_after(Duration::from_secs(1)));
         }
-        rewrite(shard, &streams, std::slice::from_ref(segment), &erase).map_err(|e| disk_error(&e))?;
+        rewrite(shard, &streams, std::slice::from_ref(segment), &erase, None).map_err(|e| disk_error(&e))?;
     }
     if !hit.is_empty() {
         let directory = segment::directory(shard.number);

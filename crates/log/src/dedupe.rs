@@ -127,7 +127,8 @@ impl Window {
     }
 
     /// How many events are remembered.
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.hashes.len()
     }
 

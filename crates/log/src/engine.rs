@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
@@ -52,20 +51,7 @@ impl Engine {
     pub fn open_on(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: Options) -> Result<Self, Error> {
         let held = directory::lock(&*disk)?;
         let format = directory::open(&*disk, &*clock, &options)?;
-        let core = Arc::new(Core {
-            options,
-            salt: crc32c::crc32c(&format.key),
-            key: format.key,
-            session: clock.random(),
-            boot: disk.boot_id(),
-            disk,
-            clock,
-            counters: Arc::default(),
-            room: Default::default(),
-            index: Default::default(),
-            taken: AtomicU64::new(0),
-            duty: Pool::new(),
-        });
+        let core = Arc::new(Core::new(disk, clock, options, format));
         let mut streams = HashMap::new();
         let mut shards = Vec::new();
         let mut writers = Vec::new();
@@ -101,9 +87,8 @@ impl Engine {
             });
             shards.push(shard);
         }
-        let now = u64::try_from(core.clock.elapsed().as_millis()).unwrap_or_default();
         // The clock of taking publishes goes on where it stood.
-        core.taken.store(taken.saturating_sub(now), Relaxed);
+        core.taken.store(taken, Relaxed);
         let pool = Pool::new();
         let inner = Arc::new(Inner { core, shards, streams: RwLock::new(streams), pool });
         let engine = Self { inner, threads: Mutex::default(), _lock: held };
@@ -152,6 +137,10 @@ impl Engine {
         for stream in self.inner.read_streams().values() {
             lock(&stream.shared).tail = None;
         }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
     }
 
     /// Seals, applies retention and cleans now instead of when it is due. Blocks; not for async tasks.
@@ -304,7 +293,7 @@ impl Log for Engine {
             let stream = inner.stream(id, "read")?;
             let plan = read::plan(core, &stream, from, bytes_max)?;
             if !plan.is_unknown()
-                && let Some(read) = plan.from_memory(inner.shard(&stream))
+                && let Some(read) = plan.in_memory(inner.shard(&stream))
             {
                 Counters::add(&core.counters.tail_reads_total, 1);
                 return read.map(Ok);

@@ -37,8 +37,11 @@ fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     out.push(value as u8);
 }
 
-/// Splits the first field off: its number, its content if it is length-delimited, all its bytes, and the rest.
-fn field(bytes: &[u8]) -> Option<(u64, Option<&[u8]>, &[u8], &[u8])> {
+/// A field's number, its content if it is length-delimited, all its bytes, and what follows it.
+type Field<'a> = (u64, Option<&'a [u8]>, &'a [u8], &'a [u8]);
+
+/// Splits the first field off.
+fn field(bytes: &[u8]) -> Option<Field<'_>> {
     let (tag, rest) = varint(bytes)?;
     let (content, rest) = match tag & 7 {
         0 => (None, varint(rest)?.1),

@@ -19,7 +19,7 @@ use crate::segment::{Entry, Segment};
 use crate::shard::{Core, lock};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"weir.idx");
-const HEADER: usize = 64;
+const HEADER: usize = 96;
 const SUMMARY: usize = 96;
 const ENTRY: usize = 48;
 
@@ -55,6 +55,15 @@ pub(crate) struct Summary {
 #[derive(Default)]
 pub(crate) struct Gathered {
     pub(crate) streams: HashMap<StreamId, (Summary, Vec<Entry>)>,
+    /// The segment's last group, whatever is left of its chunks.
+    pub(crate) last: Option<GroupHeader>,
+}
+
+/// What an index file says: what opening the log has to know of a segment.
+pub(crate) struct Directory {
+    pub(crate) summaries: Vec<Summary>,
+    /// The segment's last group: number, clock of taking publishes, session, boot id.
+    pub(crate) last: (u64, u64, u64, u128),
 }
 
 impl Gathered {
@@ -168,6 +177,10 @@ pub(crate) fn write(core: &Core, segment: &Segment, gathered: &mut Gathered) -> 
     header.u64(MAGIC).u32(u32::from(VERSION)).u32(segment.header.generation).u64(segment.number());
     header.u64(segment.end()).u32(streams.len() as u32);
     header.u32(crc32c::crc32c_append(core.salt, &directory)).u64((start + body.len()) as u64);
+    if let Some(last) = &gathered.last {
+        header.u64(last.number).u64(last.taking).u64(last.session);
+        header.u64(last.boot as u64).u64((last.boot >> 64) as u64);
+    }
     let mut bytes = header.sealed(core.salt).to_vec();
     bytes.extend_from_slice(&directory);
     bytes.extend_from_slice(&body);
@@ -180,7 +193,7 @@ pub(crate) fn write(core: &Core, segment: &Segment, gathered: &mut Gathered) -> 
 }
 
 /// Reads a segment's directory; `None` if there is no whole one.
-pub(crate) fn read(core: &Core, segment: &Segment) -> Option<Vec<Summary>> {
+pub(crate) fn read(core: &Core, segment: &Segment) -> Option<Directory> {
     let file = core.disk.open(&path(segment)).ok()?;
     let mut bytes = Vec::new();
     file.read_at(&mut bytes, HEADER, 0).ok()?;
@@ -189,6 +202,7 @@ pub(crate) fn read(core: &Core, segment: &Segment) -> Option<Vec<Summary>> {
         return None;
     }
     let (number, end, count, crc, length) = (get.u64(), get.u64(), get.u32() as usize, get.u32(), get.u64());
+    let last = (get.u64(), get.u64(), get.u64(), u128::from(get.u64()) | u128::from(get.u64()) << 64);
     if number != segment.number() || file.len().ok()? < length {
         return None;
     }
@@ -224,7 +238,7 @@ pub(crate) fn read(core: &Core, segment: &Segment) -> Option<Vec<Summary>> {
             count,
         }
     });
-    Some(summaries.collect())
+    Some(Directory { summaries: summaries.collect(), last })
 }
 
 /// Entries loaded from index files, the newest kept within a budget.

@@ -13,10 +13,12 @@
 //! Modules: `format` the bytes on disk · `disk` all file access · `directory` lock, format and key · `segment`,
 //! `index` files and where chunks lie in them · `stream` what is known of one · `shard`, `group`, `writer`, `sync`
 //! the way in · `cache`, `read` the way out · `dedupe` ids and producers · `space` room on the disk · `recover`
-//! opening · `clean` sealing, retention, cleaning, erasing.
+//! opening · `clean` sealing, retention, cleaning, erasing · `check` the
+//! offline tools.
 
 mod api;
 mod cache;
+mod check;
 mod clean;
 mod counters;
 mod dedupe;
@@ -38,6 +40,7 @@ mod sync;
 mod writer;
 
 pub use api::*;
+pub use check::{Place, Report, check, check_on, repair, repair_on};
 pub use counters::{Counted, Counters};
 pub use directory::FORMAT;
 pub use options::{Clock, Options, SystemClock};

@@ -96,7 +96,7 @@ impl Plan {
     }
 
     /// The answer, if all chunks are in memory.
-    pub(crate) fn from_memory(&self, shard: &Shard) -> Option<Result<Read, Error>> {
+    pub(crate) fn in_memory(&self, shard: &Shard) -> Option<Result<Read, Error>> {
         let mut found = Vec::with_capacity(self.pieces.len());
         for (segment, entry) in &self.pieces {
             let at = Mark { segment: segment.number(), offset: u64::from(entry.offset) };
@@ -116,7 +116,7 @@ impl Plan {
     }
 
     /// The answer, read from disk.
-    pub(crate) fn from_disk(&self, core: &Core) -> Result<Read, Error> {
+    pub(crate) fn on_disk(&self, core: &Core) -> Result<Read, Error> {
         let mut answer = Answer::new(self);
         let mut rest = &self.pieces[..];
         while let Some((segment, first)) = rest.first() {
@@ -244,8 +244,11 @@ fn hole(core: &Core, first: Position, last: Position) -> Error {
     Error::new(Kind::Corrupt, text).positions(first, last)
 }
 
-/// A stream's chunks in memory or, loading what is stored, from its index files; newest range first.
-fn ranges(stream: &Stream) -> Vec<(Arc<Segment>, Option<Vec<Entry>>, u64, u32)> {
+/// A range's segment, its entries if they are in memory, and else where they are stored and how many.
+type Listed = (Arc<Segment>, Option<Vec<Entry>>, u64, u32);
+
+/// A stream's ranges, newest first.
+fn ranges(stream: &Stream) -> Vec<Listed> {
     let shared = lock(&stream.shared);
     let ranges = shared.ranges.iter().rev().map(|range| match &range.entries {
         Entries::Here(entries) => (range.segment.clone(), Some(entries.clone()), 0, 0),
@@ -555,11 +558,11 @@ pub(crate) fn read(
                 index::load(core, segment, *offset, *count).map_err(|e| disk_error(&e))?;
             }
             None => {
-                if let Some(read) = plan.from_memory(shard) {
+                if let Some(read) = plan.in_memory(shard) {
                     return read;
                 }
                 Counters::add(&core.counters.disk_reads_total, 1);
-                return plan.from_disk(core);
+                return plan.on_disk(core);
             }
         }
     }

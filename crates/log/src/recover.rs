@@ -149,22 +149,26 @@ fn search(core: &Core, blocks: &mut Blocks<'_>, from: u64, number: Option<u64>) 
 
 /// Opens a shard's log.
 pub(crate) fn open(core: &Arc<Core>, shard: u32) -> Result<Found, Error> {
-    let files = files(core, shard).map_err(|e| disk_error(&e))?;
+    let (files, leftovers) = files(core, shard).map_err(|e| disk_error(&e))?;
+    for path in leftovers {
+        tracing::info!(file = path, "a leftover is removed");
+        core.disk.remove(&path).map_err(|e| disk_error(&e))?;
+    }
     let next_segment = files.last().map_or(1, |file| file.header.upto.max(file.header.number) + 1);
     let mut opening = Opening { core: core.clone(), shard, streams: BTreeMap::new(), damage: Vec::new() };
     opening.run(files, next_segment).map_err(|e| disk_error(&e))
 }
 
-/// The segment files that count, in the order of the log; the others are removed.
-fn files(core: &Core, shard: u32) -> io::Result<Vec<Arc<Segment>>> {
+/// The segment files that count, in the order of the log, and the paths of those that do not.
+pub(crate) fn files(core: &Core, shard: u32) -> io::Result<(Vec<Arc<Segment>>, Vec<String>)> {
     let directory = segment::directory(shard);
-    let mut found = Vec::new();
+    let (mut found, mut leftovers) = (Vec::new(), Vec::new());
     for name in core.disk.list(&directory)? {
         let path = format!("{directory}/{name}");
         let Some((number, generation)) = segment::parse_name(&name) else {
             if name.ends_with(".new") {
                 // Cleaning that had not ended.
-                core.disk.remove(&path)?;
+                leftovers.push(path);
             }
             continue;
         };
@@ -178,20 +182,16 @@ fn files(core: &Core, shard: u32) -> io::Result<Vec<Arc<Segment>>> {
     // Descending: a later file says where the one before it ends, and which files between never counted.
     let mut kept: Vec<Arc<Segment>> = Vec::new();
     let mut previous: Option<Mark> = None;
-    let remove = |file: &dyn File| {
-        tracing::info!(file = file.path(), "a leftover segment is removed");
-        core.disk.remove(file.path())
-    };
     let (mut from, mut by) = (u64::MAX, 0);
     for (number, generation, file, header) in found.into_iter().rev() {
         let Some(header) = header else {
             if kept.is_empty() {
                 // Made and never synced: nothing in it was ever believed.
-                remove(&*file)?;
+                leftovers.push(file.path().to_owned());
                 continue;
             }
             if number > previous.map_or(0, |mark| mark.segment) {
-                remove(&*file)?;
+                leftovers.push(file.path().to_owned());
                 continue;
             }
             tracing::error!(file = file.path(), "a segment's header is damaged");
@@ -207,7 +207,7 @@ fn files(core: &Core, shard: u32) -> io::Result<Vec<Arc<Segment>>> {
         let void = previous.is_some_and(|mark| number > mark.segment && generation == 0);
         let replaced = number >= from && by > generation;
         if void || replaced {
-            remove(&*file)?;
+            leftovers.push(file.path().to_owned());
             continue;
         }
         let end = match previous {
@@ -232,13 +232,19 @@ fn files(core: &Core, shard: u32) -> io::Result<Vec<Arc<Segment>>> {
             .iter()
             .any(|&(from, upto, by)| (from..=upto).contains(&own.number) && by > own.generation);
         if replaced {
-            remove(&*segment.file)?;
-            let _ = core.disk.remove(&index::path(&segment));
+            leftovers.push(segment.file.path().to_owned());
         } else {
             result.push(segment);
         }
     }
-    Ok(result)
+    // An index without its segment.
+    let names = core.disk.list(&directory)?;
+    let gone = |name: &&String| {
+        let segment = name.strip_suffix(".idx").map(|name| format!("{directory}/{name}.seg"));
+        segment.is_some_and(|path| !result.iter().any(|segment: &Arc<Segment>| segment.file.path() == path))
+    };
+    leftovers.extend(names.iter().filter(gone).map(|name| format!("{directory}/{name}")));
+    Ok((result, leftovers))
 }
 
 struct Opening {
@@ -291,7 +297,9 @@ impl Opening {
         }
         let mut scans: HashMap<u64, Scan> = scans.into_iter().map(|(s, scan)| (s.number(), scan)).collect();
         let mut end = Mark::default();
-        let mut last_group: Option<GroupHeader> = None;
+        // Number, clock of taking publishes, session and boot id of the last group.
+        let mut last = None;
+        let mut closed = false;
         let mut cut = false;
         let count = indexed.len();
         for (i, (segment, summaries)) in indexed.into_iter().enumerate() {
@@ -303,8 +311,9 @@ impl Opening {
                 segments.remove(&segment.number());
                 continue;
             }
-            if let Some(summaries) = summaries {
-                for summary in summaries {
+            if let Some(directory) = summaries {
+                (last, closed) = (Some(directory.last), false);
+                for summary in directory.summaries {
                     let at = segment.mark();
                     let entries = Entries::Stored { offset: summary.offset, count: summary.count };
                     self.note(&segment, summary, at, entries);
@@ -332,18 +341,21 @@ impl Opening {
                 let at = Mark { segment: segment.number(), offset };
                 self.note(&segment, summary, at, Entries::Here(entries));
             }
+            closed = false;
             if let Some((_, group)) = scan.groups.iter().rev().find(|(offset, _)| *offset < stop) {
-                last_group = Some(*group);
+                last = Some((group.number, group.taking, group.session, group.boot));
+                closed = group.kind == GroupKind::Close;
             }
             end = Mark { segment: segment.number(), offset: stop };
         }
-        let closed = last_group.is_some_and(|group| group.kind == GroupKind::Close);
         let newest = segments.values().next_back().cloned();
-        if !closed && let Some(newest) = &newest {
-            self.settle(newest, line, end.offset)?;
+        if !closed {
+            // The part above the line may reach over several files.
+            for segment in segments.range(line.segment..).map(|(_, segment)| segment) {
+                self.settle(segment, line)?;
+            }
         }
-        let moved = last_group.is_some_and(|group| group.boot != core.boot);
-        let lost = (!closed && moved).then(|| last_group.map(|group| group.session)).flatten();
+        let lost = last.filter(|(.., boot)| !closed && *boot != core.boot).map(|(_, _, session, _)| session);
         let (streams, histories) = self.finish(lost);
         Ok(Found {
             streams,
@@ -352,8 +364,8 @@ impl Opening {
             histories,
             end,
             next_segment,
-            next_group: last_group.map_or(0, |group| group.number + 1),
-            taking: last_group.map_or(0, |group| group.taking),
+            next_group: last.map_or(0, |(number, ..)| number + 1),
+            taking: last.map_or(0, |(_, taking, ..)| taking),
         })
     }
 
@@ -406,16 +418,16 @@ impl Opening {
     }
 
     /// Writes what lies above the line again and syncs it.
-    fn settle(&self, newest: &Segment, line: Mark, end: u64) -> io::Result<()> {
-        let from = if line.segment == newest.number() { line.offset } else { 0 };
-        let mut at = from.min(end);
+    fn settle(&self, segment: &Segment, line: Mark) -> io::Result<()> {
+        let end = segment.end();
+        let mut at = if line.segment == segment.number() { line.offset.min(end) } else { 0 };
         while at < end {
             let count = (end - at).min(1 << 20) as usize;
-            let bytes = newest.read(count, at)?;
-            newest.file.write_at(&bytes, at)?;
+            let bytes = segment.read(count, at)?;
+            segment.file.write_at(&bytes, at)?;
             at += count as u64;
         }
-        newest.file.sync(Why::Settle)?;
+        segment.file.sync(Why::Settle)?;
         Counters::add(&self.core.counters.flushes_total, 1);
         Ok(())
     }
@@ -469,7 +481,7 @@ impl Opening {
                 let mut intake = crate::shard::lock(&stream.intake);
                 let mut shared = crate::shard::lock(&stream.shared);
                 let next = known.last.next;
-                intake.next = next;
+                (intake.next, intake.first) = (next, known.first);
                 intake.time = known.time;
                 intake.removed = known.last.removed;
                 shared.removed = known.last.removed;

@@ -22,6 +22,7 @@ use weir_event::flow::{History, Position};
 use crate::api::{Appended, At, Batch, Error, Kind};
 use crate::cache::TailCache;
 use crate::counters::Counters;
+use crate::directory::Format;
 use crate::disk::{Disk, is_full};
 use crate::events::HashKey;
 use crate::format::{ChunkKind, Mark};
@@ -51,14 +52,34 @@ pub(crate) struct Core {
     pub(crate) index: crate::index::Cache,
     /// Where sealing, retention, cleaning and erasing are done.
     pub(crate) duty: Arc<crate::read::Pool>,
+    /// When this run began, on the clock that only goes forward.
+    pub(crate) opened: std::time::Duration,
     /// Milliseconds of taking publishes before this run.
     pub(crate) taken: AtomicU64,
 }
 
 impl Core {
+    pub(crate) fn new(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: Options, format: Format) -> Self {
+        Self {
+            options,
+            salt: crc32c::crc32c(&format.key),
+            key: format.key,
+            session: clock.random(),
+            boot: disk.boot_id(),
+            opened: clock.elapsed(),
+            disk,
+            clock,
+            counters: Arc::default(),
+            room: Room::default(),
+            index: crate::index::Cache::default(),
+            duty: crate::read::Pool::new(),
+            taken: AtomicU64::new(0),
+        }
+    }
+
     /// The clock of taking publishes, in milliseconds: it stands still while the log is closed or full.
     pub(crate) fn taking(&self) -> u64 {
-        let run = self.clock.elapsed().saturating_sub(self.room.refused());
+        let run = self.clock.elapsed().saturating_sub(self.opened + self.room.refused());
         self.taken.load(Relaxed).saturating_add(u64::try_from(run.as_millis()).unwrap_or(u64::MAX))
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Intake {
     pub(crate) settings: Settings,
     /// The position that the next event gets.
     pub(crate) next: Position,
+    /// First position kept, as the last trim says.
+    pub(crate) first: Position,
     pub(crate) history: History,
     /// Time of the last chunk: flow time never goes back.
     pub(crate) time: Time,
@@ -109,6 +111,7 @@ impl Stream {
             intake: Mutex::new(Intake {
                 settings,
                 next: Position::FIRST,
+                first: Position::FIRST,
                 history,
                 time: Time(0),
                 window: None,

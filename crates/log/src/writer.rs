@@ -567,13 +567,21 @@ impl Writer {
         let core = self.core();
         if self.segment.is_none() {
             let shard = self.shard.number;
+            let synced = lock(&self.shard.gate).synced;
+            if self.marked == self.end {
+                // The old file ends with an idle mark. Marks are not synced, so nothing may rest on one.
+                if let Some(last) = lock(&self.shard.segments).get(&synced.segment) {
+                    last.end.store(synced.offset, Relaxed);
+                }
+                self.end = synced;
+            }
             let header = SegmentHeader {
                 shard,
                 number: self.next_segment,
                 upto: self.next_segment,
                 generation: 0,
                 previous: self.end,
-                synced: lock(&self.shard.gate).synced,
+                synced,
                 time: core.clock.now(),
                 end: 0,
             };
@@ -705,7 +713,7 @@ impl Writer {
         let mut intake = lock(&stream.intake);
         let mut shared = lock(&stream.shared);
         let shown = shared.roll_back(to, next);
-        intake.next = next;
+        (intake.next, intake.first) = (next, shared.first);
         if let Some(window) = intake.window.take() {
             account(&core, window.bytes(), 0);
         }
@@ -939,7 +947,9 @@ fn trim(
     first: Position,
     taking: u64,
 ) -> Result<Wait, Error> {
-    let first = first.min(intake.next);
+    // The last trim in the log is the one that counts.
+    let first = first.min(intake.next).max(intake.first);
+    intake.first = first;
     bare(group, stream, intake, ChunkKind::Trim, first.0, taking);
     if let Some(touched) = group.touched.last_mut() {
         touched.update.first = touched.update.first.max(Some(first));

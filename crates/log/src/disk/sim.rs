@@ -104,7 +104,7 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -114,7 +114,7 @@ impl Random {
 
     /// A number below `n`.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
+        self.draw() % n.max(1)
     }
 
     /// True once in `n`.
@@ -278,7 +278,8 @@ impl Sim {
 
 impl Machine {
     fn used(&self) -> u64 {
-        self.files.values().map(|data| data.bytes.len() as u64).sum()
+        let named = self.names.values().filter_map(|file| self.files.get(&(*file)?));
+        named.map(|data| data.bytes.len() as u64).sum()
     }
 
     fn alive(&self, process: u64) -> io::Result<()> {
@@ -587,6 +588,6 @@ impl Clock for SimClock {
     }
 
     fn random(&self) -> u64 {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).1.next()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1.draw()
     }
 }

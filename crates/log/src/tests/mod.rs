@@ -12,6 +12,7 @@ use crate::events;
 use crate::options::Options;
 
 mod basics;
+mod faults;
 mod model;
 
 pub(crate) const STREAM: StreamId = StreamId(16);

@@ -123,7 +123,7 @@ impl Round {
     fn crash(&mut self, power: bool) -> Checked {
         if power {
             self.disturbed = true;
-            let seed = self.random.next();
+            let seed = self.random.draw();
             self.sim.power_cut(seed);
         } else {
             self.sim.kill();
@@ -226,7 +226,7 @@ impl Round {
             3 => self.trim(),
             4 | 5 => self.verify(),
             6 => {
-                self.clock.advance(Duration::from_secs(30));
+                self.clock.advance(Duration::from_secs(5));
                 self.log().tidy();
                 Ok(())
             }
@@ -271,17 +271,17 @@ impl Round {
 
     /// Sends everything again whose fate is not known, and looks at it all for the last time.
     fn finish(&mut self) -> Checked {
-        self.verify()?;
-        for i in 0..STREAMS.len() {
+        self.verify().map_err(|e| format!("before sending again: {e}"))?;
+        for (i, (stream, _)) in STREAMS.iter().enumerate() {
             let maybe: Vec<Event> = self.models[i].maybe.clone().into_iter().collect();
             for (id, data) in maybe {
-                let outcome = timed(self.log().append(STREAMS[i].0, batch(&[(&id, &data)])))?;
+                let outcome = timed(self.log().append(*stream, batch(&[(&id, &data)])))?;
                 self.outcome(i, outcome, vec![(id, data)])?;
             }
         }
-        self.verify()?;
-        self.crash(true)?;
-        self.crash(false)
+        self.verify().map_err(|e| format!("at the end: {e}"))?;
+        self.crash(true).map_err(|e| format!("after the last power cut: {e}"))?;
+        self.crash(false).map_err(|e| format!("after the last kill: {e}"))
     }
 }
 
@@ -386,11 +386,10 @@ fn read_all(log: &Engine, stream: StreamId) -> Result<Everything, Error> {
                 let data = if event.windows(6).any(|w| w == b"erased") {
                     "erased".to_owned()
                 } else {
-                    let text = String::from_utf8_lossy(event);
-                    text[text.find("1.0\"\u{1}t2").map_or(0, |at| at + 7)..]
-                        .chars()
-                        .filter(|c| *c == 'd')
-                        .collect()
+                    // After specversion and type comes the data: a length below 2^14, then nothing else.
+                    let at = event.windows(7).position(|w| w == b"1.0\"\x01t2").map_or(0, |at| at + 7);
+                    let length = if event[at] < 0x80 { 1 } else { 2 };
+                    String::from_utf8_lossy(&event[at + length..]).into_owned()
                 };
                 found.push((run.first.0 + i, (id, data)));
                 rest = next;
