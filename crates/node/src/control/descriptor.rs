@@ -72,14 +72,23 @@ pub struct Descriptor {
     pub tags: Box<[Box<str>]>,
     /// Where it is kept.
     pub region: Option<Box<str>>,
-    /// Its names elsewhere, by protocol.
-    pub aliases: Box<[(Box<str>, Box<str>)]>,
+    /// Its names elsewhere.
+    pub aliases: Box<[Alias]>,
     /// Web origins whose pages may read it.
     pub origins: Box<[Box<str>]>,
     /// How a plain JSON body becomes an event; without it plain bodies are refused.
     pub plain: Option<Box<Plain>>,
     /// Attributes copied from JSON data at admission.
     pub lift: Box<[Lift]>,
+}
+
+/// A stream's name in another protocol, where its own does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// The protocol: `kafka`, `mqtt` or `nats`.
+    pub protocol: Box<str>,
+    /// The name there.
+    pub name: Box<str>,
 }
 
 /// How a plain JSON body, Kafka record, MQTT or NATS message becomes an event.
@@ -326,7 +335,7 @@ impl Descriptor {
         };
         put(
             "aliases",
-            pairs(&mut self.aliases.iter().map(|(protocol, name)| (&**protocol, (&**name).into()))),
+            pairs(&mut self.aliases.iter().map(|alias| (&*alias.protocol, (&*alias.name).into()))),
         );
         put("origins", list(&self.origins));
         put("plain", self.plain.as_deref().map(Plain::to_json));
@@ -507,14 +516,14 @@ pub fn organization(name: &str) -> Result<(), String> {
     }
 }
 
-fn aliases(members: &Members<'_>) -> Result<Box<[(Box<str>, Box<str>)]>, Error> {
+fn aliases(members: &Members<'_>) -> Result<Box<[Alias]>, Error> {
     const PROTOCOLS: [&str; 3] = ["kafka", "mqtt", "nats"];
     let Some(value) = members.get("aliases") else { return Ok(Box::default()) };
     let inner = Members::of(value, "aliases", &PROTOCOLS)?;
     let mut aliases = Vec::new();
     for protocol in PROTOCOLS {
         if let Some(name) = inner.text(protocol, 249)? {
-            aliases.push((protocol.into(), name));
+            aliases.push(Alias { protocol: protocol.into(), name });
         }
     }
     Ok(aliases.into_boxed_slice())

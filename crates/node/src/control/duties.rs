@@ -94,7 +94,7 @@ impl Inner {
         }
     }
 
-    async fn end(&self, item: Expiring) -> Result<(), Error> {
+    pub(super) async fn end(&self, item: Expiring) -> Result<(), Error> {
         let _turn = self.turn.lock().await;
         self.fold().await?;
         let plan = {
@@ -158,7 +158,7 @@ impl Inner {
 
     /// Writes a snapshot if at least `decisions` were made since the last one, and a number that grows with the
     /// state: so the cost of snapshots stays in proportion to that of the decisions.
-    async fn save_snapshot(&self, decisions: u64) -> Result<(), Error> {
+    pub(super) async fn save_snapshot(&self, decisions: u64) -> Result<(), Error> {
         let last = *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         let history = self.log.status(own::STATE)?.history;
         let state = {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Replaces a file: readers find the old content or the new, whatever happens in between. Readable by the node's
 /// own user only.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = private(OpenOptions::new().write(true).create(true).truncate(true)).open(&beside)?;
     file.write_all(bytes)?;
@@ -20,7 +20,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Appends to a file and syncs it. If that fails, what was appended may or may not be there.
-pub fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let is_new = !path.exists();
     let mut file = private(OpenOptions::new().append(true).create(true)).open(path)?;
     file.write_all(bytes)?;
@@ -29,7 +29,7 @@ pub fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// A file's content; `None` if there is no such file.
-pub fn load(path: &Path) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn load(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -38,7 +38,7 @@ pub fn load(path: &Path) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Makes a directory that only the node's own user can enter.
-pub fn make_dir(path: &Path) -> io::Result<()> {
+pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -88,8 +88,8 @@ fn text(value: &Value, path: &str, bytes_max: usize) -> Result<Box<str>, Error> 
 /// The error for a member with a wrong value. `what` follows the member's path in the message.
 #[must_use]
 pub fn bad(path: &str, what: &str) -> Error {
-    let path = if path.is_empty() { "the body" } else { path };
-    Error::new(Code::BadMember, format!("{path} {what}")).with("member", path)
+    let named = if path.is_empty() { "the body" } else { path };
+    Error::new(Code::BadMember, format!("{named} {what}")).with("member", path)
 }
 
 /// The error for a member that is not known: names the nearest that is.

@@ -40,7 +40,7 @@ pub fn size(value: &Value) -> Result<u64, String> {
 #[must_use]
 pub fn size_text(bytes: u64) -> String {
     for (name, unit) in SIZES.iter().filter(|_| bytes > 0) {
-        if bytes % unit == 0 {
+        if bytes.is_multiple_of(*unit) {
             return format!("{}{name}", bytes / unit);
         }
     }
@@ -77,7 +77,7 @@ pub fn duration(value: &Value) -> Result<Duration, String> {
 pub fn duration_text(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     for (name, unit) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
-        if millis > 0 && millis % unit == 0 {
+        if millis > 0 && millis.is_multiple_of(unit) {
             return format!("{}{name}", millis / unit);
         }
     }

@@ -28,7 +28,7 @@ use crate::clock::Entropy;
 
 /// What a secret proves that its holder has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Holder {
+pub(super) enum Holder {
     /// An API token.
     Token(TokenId),
     /// One of a subscription's grants.
@@ -39,7 +39,7 @@ pub enum Holder {
 
 /// The secrets of a node: what is on disk, and an index of it.
 #[derive(Debug)]
-pub struct Secrets {
+pub(super) struct Secrets {
     path: PathBuf,
     key: [u8; 32],
     /// By the first eight bytes of the digest. The rest is compared in constant time.
@@ -58,9 +58,9 @@ struct Entry {
 
 /// A secret that was drawn and not yet kept.
 #[derive(Debug)]
-pub struct Drawn {
+pub(super) struct Drawn {
     /// What its holder gets to see.
-    pub secret: Secret,
+    pub(super) secret: Secret,
     hash: Hash,
     holder: Holder,
 }
@@ -68,7 +68,7 @@ pub struct Drawn {
 impl Secrets {
     /// Reads the file, or makes one with a fresh key of the node. Lines that are damaged are left out: what they
     /// proved has to be issued anew.
-    pub fn open(dir: &Path, entropy: &dyn Entropy) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path, entropy: &dyn Entropy) -> io::Result<Self> {
         let path = dir.join("secrets");
         let mut key = None;
         let mut index = HashMap::new();
@@ -100,7 +100,7 @@ impl Secrets {
     }
 
     /// Draws a secret for a holder. Nothing is kept yet.
-    pub fn draw(&self, holder: Holder, entropy: &dyn Entropy) -> io::Result<Drawn> {
+    pub(super) fn draw(&self, holder: Holder, entropy: &dyn Entropy) -> io::Result<Drawn> {
         let mut random = [0; 32];
         entropy.fill(&mut random)?;
         let kind = match holder {
@@ -114,7 +114,7 @@ impl Secrets {
     }
 
     /// Keeps a drawn secret, synced. Blocks.
-    pub fn keep(&self, drawn: &Drawn) -> io::Result<()> {
+    pub(super) fn keep(&self, drawn: &Drawn) -> io::Result<()> {
         let _writing = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = Entry { hash: drawn.hash, holder: drawn.holder };
         let mut line = if self.path.exists() { Vec::new() } else { key_line(&self.key) };
@@ -126,7 +126,7 @@ impl Secrets {
 
     /// Who holds this bearer, if it is one of ours. Says nothing about whether it still opens anything.
     #[must_use]
-    pub fn holder(&self, bearer: &str) -> Option<Holder> {
+    pub(super) fn holder(&self, bearer: &str) -> Option<Holder> {
         // Anything longer is none of ours; hashing it would be work for a stranger.
         if bearer.len() > 128 || !bearer.starts_with("weir_") {
             return None;
@@ -138,7 +138,7 @@ impl Secrets {
     }
 
     /// Erases what the state no longer refers to, if there is any: in memory and, synced, on disk. Blocks.
-    pub fn sweep(&self, state: &State) -> io::Result<()> {
+    pub(super) fn sweep(&self, state: &State) -> io::Result<()> {
         let live = |holder: &Holder| match holder {
             Holder::Token(id) => state.token(*id).is_some(),
             Holder::Request(id) => state.subscription(*id).is_some(),
@@ -168,7 +168,7 @@ impl Secrets {
 
     /// A key made from the node's own for one purpose: stable as long as the secrets file is.
     #[must_use]
-    pub fn key_for(&self, purpose: &str) -> [u8; 16] {
+    pub(super) fn key_for(&self, purpose: &str) -> [u8; 16] {
         let digest = Sha256::new().chain_update(self.key).chain_update(purpose.as_bytes()).finalize();
         std::array::from_fn(|index| digest[index])
     }

@@ -22,7 +22,7 @@ const NAME: &str = "state.snapshot";
 
 /// The bytes of a snapshot of `state`, which was folded from `history`.
 #[must_use]
-pub fn encode(state: &State, history: History) -> Vec<u8> {
+pub(super) fn encode(state: &State, history: History) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut put = |value: Value| {
         bytes.extend(value.to_string().into_bytes());
@@ -55,13 +55,13 @@ pub fn encode(state: &State, history: History) -> Vec<u8> {
 }
 
 /// Writes a snapshot in place of the one before. Blocks.
-pub fn save(dir: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn save(dir: &Path, bytes: &[u8]) -> std::io::Result<()> {
     files::replace(&dir.join(NAME), bytes)
 }
 
 /// The newest snapshot, if there is one to be trusted for a log of this history that ends at `head`. Blocks.
 #[must_use]
-pub fn load(dir: &Path, history: History, head: Position) -> Option<State> {
+pub(super) fn load(dir: &Path, history: History, head: Position) -> Option<State> {
     let bytes = match files::load(&dir.join(NAME)) {
         Ok(bytes) => bytes?,
         Err(error) => {
@@ -83,7 +83,7 @@ pub fn load(dir: &Path, history: History, head: Position) -> Option<State> {
 }
 
 /// Reads a snapshot and the history it was folded from.
-pub fn decode(bytes: &[u8]) -> Result<(State, History), Error> {
+pub(super) fn decode(bytes: &[u8]) -> Result<(State, History), Error> {
     let damaged = || Error::new(Code::Corrupt, "the snapshot is damaged");
     let body = bytes.strip_suffix(b"\n").ok_or_else(damaged)?;
     let (records, seal) = match body.iter().rposition(|byte| *byte == b'\n') {

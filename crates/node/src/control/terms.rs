@@ -207,10 +207,10 @@ impl Form {
         let members = Members::of(value, "form", &["data", "keep", "remove", "hash"])?;
         let pointers = |name: &str| -> Result<Box<[Pointer]>, Error> {
             let texts = members.texts(name, 100, 256)?;
-            let pointer = |(index, text): (usize, &Box<str>)| {
+            let pointer = |(index, text): (usize, &str)| {
                 Pointer::parse(text).map_err(|what| bad(&format!("{}[{index}]", members.at(name)), &what))
             };
-            texts.iter().enumerate().map(pointer).collect()
+            texts.iter().map(AsRef::as_ref).enumerate().map(pointer).collect()
         };
         let data = members
             .parsed("data", |value| value.as_bool().ok_or_else(|| "must be true or false".to_owned()))?;
