@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use weir_event::Event;
-use weir_event::filter::Filter;
+use weir_event::filter::{DIALECTS, Filter};
 
 use super::members::{Members, bad};
 use super::record::Pattern;
@@ -51,10 +51,10 @@ impl Filters {
             None => Filter::everything(),
             Some(value) => Filter::parse(value).map_err(|error| {
                 let path = members.at("filters");
-                if let Some(dialect) = unsupported(value, 0) {
+                if error.is_unknown_dialect() {
                     return Error::new(Code::UnsupportedDialect, error.to_string())
                         .with("member", path)
-                        .with("dialect", dialect)
+                        .with("pointer", error.pointer())
                         .with("supported", DIALECTS.to_vec());
                 }
                 let failure = Error::new(Code::BadFilter, error.to_string())
@@ -180,25 +180,6 @@ impl Hash for Filters {
         self.source.hash(state);
         self.scope.hash(state);
         self.sorted_types().hash(state);
-    }
-}
-
-const DIALECTS: [&str; 8] = ["exact", "prefix", "suffix", "all", "any", "not", "sql", "cesql"];
-
-/// The first dialect, in order, that is none of ours. Anything else that is wrong is left to the parser.
-fn unsupported(value: &Value, depth: usize) -> Option<&str> {
-    if depth > 32 {
-        return None;
-    }
-    match value {
-        Value::Array(list) => list.iter().find_map(|filter| unsupported(filter, depth + 1)),
-        Value::Object(map) if map.len() == 1 => map.iter().find_map(|(dialect, body)| {
-            if !DIALECTS.contains(&dialect.as_str()) {
-                return Some(dialect.as_str());
-            }
-            matches!(dialect.as_str(), "all" | "any" | "not").then(|| unsupported(body, depth + 1)).flatten()
-        }),
-        _ => None,
     }
 }
 

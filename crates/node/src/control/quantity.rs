@@ -94,6 +94,12 @@ pub struct Rate {
 }
 
 impl Rate {
+    /// Events per second.
+    #[must_use]
+    pub fn per_second(self) -> f64 {
+        f64::from(self.events) / self.per.as_secs_f64()
+    }
+
     /// Reads a rate.
     pub fn parse(value: &Value) -> Result<Self, String> {
         const EXPECTED: &str = "must be a rate such as \"50/s\", \"600/m\" or \"10000/h\"";

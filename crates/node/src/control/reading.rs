@@ -130,13 +130,11 @@ impl Control {
         may_run_node(caller).inspect_err(|error| self.0.derived.refused(caller, "run", None, error))
     }
 
-    /// Opens a reader: the only way to read.
+    /// Opens a reader: the only way to read. A subscription that is requested or suspended opens too and waits:
+    /// its [`Control::standing`] has to be active before anything is handed out.
     ///
-    /// A subscription that waits, for a decision or because it is suspended, can be opened by its consumer:
-    /// [`Control::standing`] says when events may be handed out.
-    ///
-    /// Errors: those of [`Control::authorize`]; `unknown-subscription`, `subscription-closed`, `bad-credential`
-    /// for what has run out.
+    /// Errors: those of [`Control::authorize`]; `unknown-subscription`, `not-allowed` for its producer and for a
+    /// request's secret once the grant was collected, `subscription-closed`.
     pub fn reader(&self, caller: &Caller, target: Target) -> Result<Reader, Error> {
         match target {
             Target::Stream { name, filters } => {
@@ -531,7 +529,7 @@ impl Inner {
         {
             return Err(plan::denied(caller, "the subscription's grant"));
         }
-        // One that waits is opened: a delivery waits with it, and everything else asks for its standing.
+        // One that is requested or suspended may be opened and waits; its standing says so.
         if let Standing::Closed { why, .. } = standing(&subscription, now) {
             plans::open(&subscription)?;
             let what = format!("the subscription is closed: {}", why.name());

@@ -28,31 +28,31 @@ use crate::error::{Code, Error};
 /// What a plan is made from.
 pub(super) struct Desk<'a> {
     /// Everything decided so far.
-    pub state: &'a State,
+    pub(super) state: &'a State,
     /// The node's own streams.
-    pub own: &'a [Arc<Stream>],
+    pub(super) own: &'a [Arc<Stream>],
     /// Who asks.
-    pub caller: &'a Caller,
+    pub(super) caller: &'a Caller,
     /// When: not before the last decision.
-    pub now: Time,
+    pub(super) now: Time,
     /// For heads, and for what a change would delete.
-    pub log: &'a dyn Log,
+    pub(super) log: &'a dyn Log,
     /// Where a subscription would begin, looked up before for commands that need it.
-    pub origin: Option<Origin>,
+    pub(super) origin: Option<Origin>,
     /// Random numbers.
-    pub entropy: &'a dyn Entropy,
+    pub(super) entropy: &'a dyn Entropy,
     /// To draw secrets.
-    pub secrets: &'a Secrets,
+    pub(super) secrets: &'a Secrets,
 }
 
 /// What shall be decided.
 pub(super) struct Plan {
     /// The decision; `None` if everything is already as asked for.
-    pub decision: Option<Decision>,
+    pub(super) decision: Option<Decision>,
     /// Secrets that it refers to, to be kept first.
-    pub drawn: Vec<Drawn>,
+    pub(super) drawn: Vec<Drawn>,
     /// What to answer once it is applied.
-    pub answer: Answer,
+    pub(super) answer: Answer,
 }
 
 /// What to answer, by name, since the records get their final form with the decision.
@@ -71,7 +71,7 @@ pub(super) enum Answer {
 
 impl Answer {
     /// The answer with the records as they are now.
-    pub fn outcome(self, state: &State) -> Result<Outcome, Error> {
+    pub(super) fn outcome(self, state: &State) -> Result<Outcome, Error> {
         let gone = || Error::internal("what was just decided is not in the state");
         Ok(match self {
             Answer::Stream { name, created } => {
@@ -93,12 +93,12 @@ impl Answer {
 
 impl Desk<'_> {
     /// A stream by name, the node's own included.
-    pub fn stream(&self, name: &str) -> Option<&Arc<Stream>> {
+    pub(super) fn stream(&self, name: &str) -> Option<&Arc<Stream>> {
         self.state.stream(name).or_else(|| self.own.iter().find(|stream| stream.name.as_str() == name))
     }
 
     /// The stream, if the caller may do this with it.
-    pub fn authorized(&self, action: Action, name: &str) -> Result<&Arc<Stream>, Error> {
+    pub(super) fn authorized(&self, action: Action, name: &str) -> Result<&Arc<Stream>, Error> {
         let stream = self
             .stream(name)
             .filter(|stream| access::verdict(self.caller, Action::Find, stream) != Verdict::Hidden);
@@ -111,19 +111,19 @@ impl Desk<'_> {
     }
 
     /// A decision of the caller, now.
-    pub fn decision(&self, kind: Kind, why: Option<Box<str>>, change: Change) -> Decision {
+    pub(super) fn decision(&self, kind: Kind, why: Option<Box<str>>, change: Change) -> Decision {
         Decision { kind, who: self.caller.name().into(), why, when: self.now, change }
     }
 
     /// A random number.
-    pub fn random(&self) -> Result<u64, Error> {
+    pub(super) fn random(&self) -> Result<u64, Error> {
         let mut bytes = [0; 8];
         self.entropy.fill(&mut bytes).map_err(Error::internal)?;
         Ok(u64::from_be_bytes(bytes))
     }
 
     /// The moment so long from now.
-    pub fn after(&self, length: Duration) -> Time {
+    pub(super) fn after(&self, length: Duration) -> Time {
         Time(
             self.now.0.saturating_add(u64::try_from(length.as_millis()).unwrap_or(u64::MAX)).min(Time::MAX.0),
         )

@@ -28,8 +28,8 @@ async fn an_unnamed_request_waits_is_accepted_and_its_grant_collected_once() {
     assert!(asked.grant.is_none());
     let secret = asked.secret.unwrap();
     let requester = bench.caller(&secret);
-    let read = |caller: &Caller| bench.control.reader(caller, Target::Subscription(id)).map_err(|e| e.code());
-    assert_eq!(read(&requester).unwrap_err(), Code::NotDecided);
+    let waiting = bench.control.reader(&requester, Target::Subscription(id)).unwrap();
+    assert_eq!(bench.control.standing(&waiting), Standing::Requested);
     assert_eq!(bench.control.subscription(&stranger, id).unwrap_err().code(), Code::UnknownSubscription);
     assert_eq!(bench.decide(&requester, accept(id, json!({}))).await, Err(Code::NotAllowed));
     assert_eq!(bench.decide(&stranger, accept(id, json!({}))).await, Err(Code::UnknownSubscription));
@@ -37,6 +37,8 @@ async fn an_unnamed_request_waits_is_accepted_and_its_grant_collected_once() {
 
     let accepted = bench.decide(&owner, accept(id, json!({"rate": "50/s"}))).await.unwrap();
     assert_eq!((accepted.status, accepted.by), (Status::Accepted, subscription::By::Producer));
+    let begins = bench.control.standing(&waiting);
+    assert_eq!(begins, Standing::Changed, "who waited goes on with what was accepted");
     assert_eq!(accepted.start.unwrap().after, Position(3), "latest means the moment of acceptance");
     assert_eq!(
         bench.decide(&owner, accept(id, json!({}))).await,
