@@ -148,6 +148,11 @@ impl Engine {
         clean::tidy(&self.inner);
     }
 
+    /// The room on the disk, asked now. May block for as long as the file system takes to say.
+    pub fn room(&self) -> std::io::Result<crate::disk::Space> {
+        self.inner.core.disk.space()
+    }
+
     /// What the log counts.
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {

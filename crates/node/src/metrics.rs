@@ -8,15 +8,18 @@
 //! metered into `_weir.usage`.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use weir_log::Counters;
 
 /// The content type of what [`Metrics::render`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -117,6 +120,27 @@ pub struct Metrics {
     pub deliver_shared: Gauge,
 }
 
+/// What the log counts, read when it is asked for.
+#[derive(Debug)]
+struct LogMetrics(Arc<Counters>);
+
+impl Collector for LogMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for counted in self.0.all() {
+            let name = counted.name.trim_end_matches("_total");
+            let help = counted.help.trim_end_matches('.');
+            if counted.gauge {
+                let gauge = ConstGauge::new(i64::try_from(counted.value).unwrap_or(i64::MAX));
+                gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+            } else {
+                let counter = ConstCounter::new(counted.value);
+                counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Metrics {
     /// Registers every metric.
     #[must_use]
@@ -147,9 +171,9 @@ impl Metrics {
         metrics
     }
 
-    /// The handle of the registry, for parts of the node that bring metrics of their own while it is built.
-    pub fn registry_mut(&mut self) -> &mut Registry {
-        &mut self.registry
+    /// Adds what the log counts, under the names that it gives.
+    pub fn add_log(&mut self, counters: Arc<Counters>) {
+        self.registry.register_collector(Box::new(LogMetrics(counters)));
     }
 
     /// All metrics as text, in the form that [`CONTENT_TYPE`] names.

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weir_event::flow::Time;
 use weir_log::Log;
+use weir_log::engine::Engine;
 
 use crate::admit::Admit;
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
@@ -30,6 +31,8 @@ pub struct Parts {
     pub settings: Settings,
     /// The log, open.
     pub log: Arc<dyn Log>,
+    /// The same log, if it is the embedded engine: what it counts, and the room on its disk.
+    pub engine: Option<Arc<Engine>>,
     /// The control state, caught up.
     pub control: Control,
     /// Time.
@@ -72,8 +75,9 @@ impl Node {
             ..weir_log::Options::default()
         };
         let data = settings.data.clone();
-        let opened = tokio::task::spawn_blocking(move || weir_log::engine::Engine::open(&data, options));
-        let log: Arc<dyn Log> = Arc::new(opened.await.map_err(Error::internal)??);
+        let opened = tokio::task::spawn_blocking(move || Engine::open(&data, options));
+        let engine = Arc::new(opened.await.map_err(Error::internal)??);
+        let log: Arc<dyn Log> = engine.clone();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let options = crate::control::Options {
@@ -90,7 +94,7 @@ impl Node {
             )
             .with("member", "listen"));
         }
-        Self::new(Parts { settings, log, control, clock, entropy })
+        Self::new(Parts { settings, log, engine: Some(engine), control, clock, entropy })
     }
 
     /// A node of these parts, with its duties running. It serves nothing yet.
@@ -102,7 +106,11 @@ impl Node {
                 Error::new(Code::BadMember, "url is no URL, as https://node.example").with("member", "url")
             })?),
         };
-        let metrics = Arc::new(Metrics::new());
+        let mut metrics = Metrics::new();
+        if let Some(engine) = &parts.engine {
+            metrics.add_log(engine.counters().clone());
+        }
+        let metrics = Arc::new(metrics);
         let closing = CancellationToken::new();
         let bounds = deliver::Bounds {
             deliveries_max: usize::try_from(settings.deliveries_max).unwrap_or(usize::MAX),
@@ -185,6 +193,12 @@ impl Node {
     #[must_use]
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.parts.log
+    }
+
+    /// The embedded log engine, unless the log is another one.
+    #[must_use]
+    pub fn engine(&self) -> Option<&Arc<Engine>> {
+        self.parts.engine.as_ref()
     }
 
     /// Time.

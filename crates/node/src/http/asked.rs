@@ -35,7 +35,7 @@ impl FromRequestParts<Arc<Node>> for Asked {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Error> {
-        let caller = auth::caller(node, &parts.headers, parts.extensions.get::<Peer>().copied())?;
+        let caller = auth::caller(node, &parts.headers, None, parts.extensions.get::<Peer>().copied())?;
         let params = RawPathParams::from_request_parts(parts, node)
             .await
             .map_err(|_| Error::new(Code::MalformedRequest, "the path is not UTF-8"))?;

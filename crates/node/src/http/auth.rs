@@ -17,13 +17,25 @@ use super::Peer;
 /// The longest credential that is looked at. Ours are far shorter.
 const BEARER_BYTES_MAX: usize = 1024;
 
-/// The caller that a request's headers prove.
+/// The caller that a request's headers prove; `ticket` is what a URL carries in place of a header, where a call
+/// takes one.
 ///
 /// Errors: `bad-credential` for one that is not known, has ended, or is of another scheme; a request that sends
 /// a credential is never taken for one without.
-pub(crate) fn caller(node: &Node, headers: &HeaderMap, peer: Option<Peer>) -> Result<Caller, Error> {
+pub(crate) fn caller(
+    node: &Node,
+    headers: &HeaderMap,
+    ticket: Option<&str>,
+    peer: Option<Peer>,
+) -> Result<Caller, Error> {
     let address: Option<IpAddr> = peer.map(|Peer(address)| address.ip().to_canonical());
-    node.control().authenticate(bearer(headers)?, address)
+    let bearer = bearer(headers)?;
+    let caller = node.control().authenticate(bearer.or(ticket), address)?;
+    // URLs end up in histories and logs: what lives longer than a ticket is not taken from one.
+    if bearer.is_none() && ticket.is_some() && !matches!(caller, Caller::Ticket { .. }) {
+        return Err(Error::new(Code::BadCredential, "only a ticket may be sent in a URL"));
+    }
+    Ok(caller)
 }
 
 /// The secret in `Authorization`, if there is the header.

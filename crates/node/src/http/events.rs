@@ -33,7 +33,9 @@ use crate::metrics::Way;
 use crate::server::{Body, Connection};
 
 /// What the calls know of parameters.
-const PARAMETERS: [&str; 6] = ["from", "to", "limit", "filter", "history", LAST_EVENT_ID];
+const PARAMETERS: [&str; 7] = [TICKET, "from", "to", "limit", "filter", "history", LAST_EVENT_ID];
+/// Opens one delivery of a subscription, for clients that can't send headers.
+const TICKET: &str = "ticket";
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// What can be asked for, in our order of preference. Plain JSON is what a program gets that asks for JSON.
@@ -89,9 +91,10 @@ async fn read(
 ) -> Result<Response<Body>, Error> {
     super::check(node, &head.uri, &head.headers)?;
     let peer = connection.map(|connection| Peer(connection.peer()));
-    let caller = auth::caller(node, &head.headers, peer)?;
     let target = target(head.uri.path())?;
-    let query = Query::of(&head.uri, &PARAMETERS)?;
+    let known = if matches!(target, Target::Subscription(_)) { &PARAMETERS[..] } else { &PARAMETERS[1..] };
+    let query = Query::of(&head.uri, known)?;
+    let caller = auth::caller(node, &head.headers, query.get(TICKET), peer)?;
     let accept = accept(&head.headers);
     let Some(media) = negotiate(accept.as_deref(), &OFFERS) else {
         return Err(Error::new(Code::NotAcceptable, "events can be had in the media types in `supported`")

@@ -6,6 +6,7 @@
 //! node's owner.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -44,6 +45,12 @@ async fn readyz(State(node): State<Arc<Node>>) -> Result<Response, Error> {
     if node.closing().is_cancelled() {
         missing.push("the node is stopping");
     }
+    // The log is open and control has caught up before there is a node at all; what can be lacking later is room.
+    if let Some(disk) = disk(&node).await
+        && disk["full"] == true
+    {
+        missing.push("the disk is too full to take events");
+    }
     if missing.is_empty() {
         return Ok(answer(StatusCode::OK, &json!({"ready": true})));
     }
@@ -79,8 +86,30 @@ async fn status(State(node): State<Arc<Node>>, asked: Asked) -> Result<Response,
         "open": node.control().is_open(),
         "streams": streams(&node, &asked.caller).await,
         "subscriptions": subscriptions(&node, &asked.caller),
+        "disk": disk(&node).await,
     });
     Ok(answer(StatusCode::OK, &shown))
+}
+
+/// Room on the log's disk; nothing if the log is not on a disk of this machine.
+async fn disk(node: &Node) -> Option<Value> {
+    let engine = Arc::clone(node.engine()?);
+    let counters = Arc::clone(engine.counters());
+    // A file system may take its time; requests on this thread should not wait for it.
+    let room = tokio::task::spawn_blocking(move || engine.room()).await.ok()?.ok()?;
+    let taken = room.total.saturating_sub(room.free);
+    #[allow(clippy::cast_precision_loss, reason = "a share is for people")]
+    let used = if room.total == 0 { 0.0 } else { taken as f64 / room.total as f64 };
+    let (warn, stop) = (node.settings().disk_warn.share(), node.settings().disk_stop.share());
+    Some(json!({
+        "total": room.total,
+        "free": room.free,
+        "used": (used * 1e4).round() / 1e4,
+        "warn": warn,
+        "stop": stop,
+        "full": used >= stop || counters.full.load(Relaxed) == 1,
+        "log": counters.segment_bytes.load(Relaxed),
+    }))
 }
 
 /// How many streams there are, and what they hold and take together.

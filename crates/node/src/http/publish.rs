@@ -94,7 +94,7 @@ where
     let asked = (|| {
         super::check(node, &head.uri, &head.headers)?;
         let peer = connection.map(|connection| Peer(connection.peer()));
-        let caller = auth::caller(node, &head.headers, peer)?;
+        let caller = auth::caller(node, &head.headers, None, peer)?;
         let name = stream_name(head.uri.path()).unwrap_or_default();
         let stream = node.control().authorize(&caller, Action::Publish, name)?;
         let query = Query::of(&head.uri, &["positions", "expect"])?;

@@ -68,8 +68,14 @@ impl TestNode {
         let control = Control::open(Arc::clone(&log), control).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let parts =
-            Parts { settings, log, control, clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
+        let parts = Parts {
+            settings,
+            log,
+            engine: None,
+            control,
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+        };
         let node = Node::new(parts).unwrap();
         let (stop, stopped) = oneshot::channel();
         let serving = {

@@ -63,8 +63,16 @@ impl App {
         };
         let control = Control::open(log.clone(), options).await.unwrap();
         let settings = Settings { name: "node.example".to_owned(), ..Settings::default() };
-        let parts = Parts { settings, log: log.clone(), control, clock: clock.clone(), entropy };
+        let parts =
+            Parts { settings, log: log.clone(), engine: None, control, clock: clock.clone(), entropy };
         let node = Node::new(parts).unwrap();
+        Self { router: super::super::router(node.clone()), node, log, clock, _dir: dir }
+    }
+
+    /// The same calls against another node.
+    pub(crate) fn on(&self, node: Arc<Node>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, clock) = (self.log.clone(), self.clock.clone());
         Self { router: super::super::router(node.clone()), node, log, clock, _dir: dir }
     }
 

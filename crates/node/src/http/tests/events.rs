@@ -96,3 +96,26 @@ async fn a_cursor_moves_by_acknowledgement_and_only_by_its_consumers() {
     assert_eq!(ack(&consumer, json!({"ak": 8})).await.is(Code::UnknownMember).json["nearest"], "ack");
     assert_eq!(app.get(&path, &consumer).await.json["cursor"], 7);
 }
+
+#[tokio::test]
+async fn a_ticket_opens_one_reading_and_nothing_else_goes_into_a_url() {
+    let (app, owner) = App::closed().await;
+    app.put("/streams/s", &owner, &json!({"access": "open"})).await.ok(201);
+    publish(&app, &owner, 1..3).await;
+    let consumer = app.token("consumer", Some("acme.example")).await;
+    let body = json!({"config": {"stream": "s", "from": "earliest"}});
+    let asked = app.post("/subscriptions", &consumer, &body).await;
+    let path = format!("/subscriptions/{}", asked.ok(201).text("id"));
+    let ticket = app.post(&format!("{path}/ticket"), &consumer, &json!({})).await;
+    let url = ticket.ok(201).text("url");
+    let url = url.strip_prefix("http://127.0.0.1:8080").unwrap();
+    assert_eq!(ids(&app.get(url, "").await), ["1", "2"]);
+    app.get(url, "").await.is(Code::BadCredential);
+
+    app.get(&format!("{path}/events?ticket={consumer}"), "").await.is(Code::BadCredential);
+    app.get(&format!("{path}/events?ticket="), "").await.is(Code::BadCredential);
+    app.get(&format!("/streams/s/events?ticket={consumer}"), "").await.is(Code::UnknownParameter);
+    let ticket = app.post(&format!("{path}/ticket"), &consumer, &json!({})).await.text("ticket");
+    app.post(&format!("{path}/ack"), &ticket, &json!({"ack": 1})).await.is(Code::UnknownSubscription);
+    app.post(&format!("{path}/ticket"), &owner, &json!({})).await.is(Code::NotAllowed);
+}

@@ -4,7 +4,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::app::App;
-use crate::Code;
+use crate::settings::{Percent, Settings};
+use crate::{Code, Node};
 
 #[tokio::test]
 async fn anyone_learns_what_the_node_is_and_whether_it_is_ready() {
@@ -46,6 +47,41 @@ async fn only_the_owner_sees_how_the_node_is() {
     assert!(status.json["streams"]["count"].as_u64().unwrap() >= 1);
     assert_eq!(status.json["subscriptions"]["active"], 0);
     assert!(status.json["uptime"].is_u64());
+}
+
+#[tokio::test]
+async fn a_node_on_a_disk_says_how_much_room_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let on_disk = |disk_stop| Settings { data: dir.path().join("data"), disk_stop, ..Settings::default() };
+    let node = Node::open(on_disk(Percent(100))).await.unwrap();
+    let app = App::open().await.on(node.clone());
+    app.put("/streams/a", "", &json!({})).await.ok(201);
+    let status = app.get("/status", "").await;
+    let disk = &status.ok(200).json["disk"];
+    assert!(disk["total"].as_u64().unwrap() >= disk["free"].as_u64().unwrap(), "{disk}");
+    assert_eq!((&disk["full"], &disk["stop"]), (&json!(false), &json!(1.0)));
+    app.get("/readyz", "").await.ok(200);
+
+    let metrics = app.get("/metrics", "").await;
+    assert_eq!(metrics.ok(200).header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert!(metrics.text.contains("\nweir_log_flushes_total "), "{}", metrics.text);
+    assert!(metrics.text.contains("\nweir_log_free_bytes "), "{}", metrics.text);
+    assert!(metrics.text.ends_with("# EOF\n"));
+    let accept = [("accept", "application/openmetrics-text; version=1.0.0")];
+    let open = app.call(Method::GET, "/metrics", &accept, &Value::Null).await;
+    assert_eq!(open.ok(200).header("content-type"), crate::metrics::CONTENT_TYPE);
+    node.close().await;
+    drop((app, node));
+
+    // Publishers would be refused from the first percent on: a load balancer should know.
+    let node = Node::open(on_disk(Percent(1))).await.unwrap();
+    let app = App::open().await.on(node.clone());
+    let full = app.get("/readyz", "").await;
+    if full.status != 200 {
+        full.is(Code::NotReady);
+        assert_eq!(full.json["missing"], json!(["the disk is too full to take events"]));
+    }
+    node.close().await;
 }
 
 #[tokio::test]
