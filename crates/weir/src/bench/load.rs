@@ -365,7 +365,8 @@ pub(super) async fn fanout(target: &Target, stream: &str, how: Fanout) -> io::Re
 
 /// Opens `count` subscribers that receive nothing and says what each costs the server in memory.
 pub(super) async fn idle(target: &Target, stream: &str, push: Push, count: usize) -> io::Result<Measured> {
-    let pid = target.pid.ok_or_else(|| io::Error::other("memory is known only of a server whose pid is known"))?;
+    let pid =
+        target.pid.ok_or_else(|| io::Error::other("memory is known only of a server whose pid is known"))?;
     let before = machine::usage(pid).resident_kib;
     let meter = Meter::start(target);
     let mut held = Vec::with_capacity(count);

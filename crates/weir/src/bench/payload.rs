@@ -51,14 +51,20 @@ impl Request {
     /// A request to publish `batch` events of about `size` bytes each into `path`.
     ///
     /// `lane` of `lanes`: the counters of several connections never meet.
-    pub(super) fn new(path: &str, form: Form, batch: usize, size: usize, run: u32, lane: u64, lanes: u64) -> Self {
+    pub(super) fn new(
+        path: &str,
+        form: Form,
+        batch: usize,
+        size: usize,
+        run: u32,
+        lane: u64,
+        lanes: u64,
+    ) -> Self {
         let marker = format!("{:0width$}", 0, width = ID_DIGITS);
         let id = format!("{run:08x}-{marker}");
         let event = |form| event(form, &id, size);
-        let mut head = format!(
-            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {}\r\n",
-            form.content_type()
-        );
+        let mut head =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {}\r\n", form.content_type());
         let mut body = Vec::new();
         match form {
             Form::Binary => {

@@ -40,7 +40,13 @@ impl Report {
     }
 
     /// A workload's figures, beside the bare server's and the disk's of the same round.
-    pub(super) fn add(&mut self, name: String, measured: Measured, bare: Option<Measured>, disk: Option<f64>) {
+    pub(super) fn add(
+        &mut self,
+        name: String,
+        measured: Measured,
+        bare: Option<Measured>,
+        disk: Option<f64>,
+    ) {
         let mut row = Map::new();
         let mut put = |name: &str, value: Option<f64>| {
             if let Some(value) = value {
