@@ -147,6 +147,51 @@ pub enum Command {
 }
 
 impl Command {
+    /// The stream that it names.
+    #[must_use]
+    pub fn stream(&self) -> Option<&StreamName> {
+        match self {
+            Command::PutStream { name, .. }
+            | Command::PatchStream { name, .. }
+            | Command::RetireStream { name, .. } => Some(name),
+            Command::Subscribe { request } | Command::ChangeSubscription { request, .. } => {
+                Some(&request.stream)
+            }
+            Command::Cancel { .. }
+            | Command::Accept { .. }
+            | Command::Reject { .. }
+            | Command::Suspend { .. }
+            | Command::Resume { .. }
+            | Command::Revoke { .. }
+            | Command::Fail { .. }
+            | Command::Grant { .. }
+            | Command::CreateToken { .. }
+            | Command::RevokeToken { .. } => None,
+        }
+    }
+
+    /// The subscription that it names.
+    #[must_use]
+    pub fn subscription(&self) -> Option<SubscriptionId> {
+        match self {
+            Command::ChangeSubscription { id, .. }
+            | Command::Cancel { id, .. }
+            | Command::Accept { id, .. }
+            | Command::Reject { id, .. }
+            | Command::Suspend { id, .. }
+            | Command::Resume { id, .. }
+            | Command::Revoke { id, .. }
+            | Command::Fail { id, .. }
+            | Command::Grant { id } => Some(*id),
+            Command::PutStream { .. }
+            | Command::PatchStream { .. }
+            | Command::RetireStream { .. }
+            | Command::Subscribe { .. }
+            | Command::CreateToken { .. }
+            | Command::RevokeToken { .. } => None,
+        }
+    }
+
     /// What it would do, in audit events.
     #[must_use]
     pub fn name(&self) -> &'static str {

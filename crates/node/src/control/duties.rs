@@ -29,6 +29,7 @@ impl Control {
     /// Runs the duties until [`Control::close`].
     pub async fn run(&self) {
         let inner = &self.0;
+        self.note("weir.node.started", "", serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
         tokio::select! {
             () = inner.closing.cancelled() => {}
             ((), (), (), ()) = async { tokio::join!(inner.expire(), inner.save(), inner.tell(), inner.tidy()) } => {}
@@ -39,8 +40,7 @@ impl Control {
     pub async fn close(&self) {
         self.0.closing.cancel();
         let inner = &self.0;
-        let uptime = inner.clock.now();
-        inner.derived.note("weir.node.stopped", "", serde_json::json!({"at": uptime}));
+        self.note("weir.node.stopped", "", serde_json::json!({"version": env!("CARGO_PKG_VERSION")}));
         told_once("derived streams", inner.derive(true).await);
         told_once("cursors", inner.save_cursors().await);
         told_once("snapshot", inner.save_snapshot(1).await);

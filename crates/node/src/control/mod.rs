@@ -30,11 +30,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use std::collections::HashSet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use weir_event::flow::{History, Position, Time};
+use weir_event::flow::{History, Position, StreamName, Time};
 use weir_event::proto;
 use weir_log::{Batch, Durability, Log, Retention, Settings};
 
@@ -260,9 +261,9 @@ impl Inner {
             return Err(Error::new(Code::NotAllowed, "a ticket opens one delivery and nothing else")
                 .with("needed", "the credential that the ticket was made with"));
         }
-        let named = command.name();
+        let (named, about) = (command.name(), self.about(&command));
         let refused = |error: Error| {
-            self.derived.refused(caller, named, None, &error);
+            self.derived.refused(caller, named, about.as_ref(), &error);
             error
         };
         let _turn = self.turn.lock().await;
@@ -274,6 +275,14 @@ impl Inner {
             plan_of(&desk, command)
         };
         self.carry_out(plan.map_err(refused)?).await
+    }
+
+    /// The stream that a command is about, if there is such a one: what nobody has is no refusal worth telling.
+    fn about(&self, command: &Command) -> Option<StreamName> {
+        let state = self.state();
+        let subscription = command.subscription().and_then(|id| state.subscription(id));
+        let name = subscription.map(|found| &found.request.stream).or(command.stream())?;
+        self.stream(name.as_str()).map(|stream| stream.name.clone())
     }
 
     fn desk<'a>(&'a self, state: &'a State, caller: &'a Caller, origin: Option<Origin>) -> Desk<'a> {
@@ -323,9 +332,21 @@ impl Inner {
             }
             Err(error) => {
                 tracing::error!(%error, kind = decision.kind.name(), "a decision could not be written");
-                // What the log holds was decided, whatever it said.
+                // What the log holds was decided, whatever was reported; and with the turn held, what it holds
+                // now and did not before can only be this decision.
                 self.fold().await?;
-                Err(Error::from(error))
+                if self.state().position() > expect {
+                    return Ok(());
+                }
+                Err(match error.kind() {
+                    weir_log::Kind::Unavailable => Error::new(
+                        Code::OutcomeUnknown,
+                        "the disk failed while the decision was written; look whether it was made before you repeat it",
+                    )
+                    .retry_after(Duration::from_secs(1))
+                    .caused_by(error),
+                    _ => Error::from(error),
+                })
             }
         }
     }
@@ -488,7 +509,7 @@ fn unkept(error: std::io::Error) -> Error {
     };
     tracing::error!(%error, "the secrets file can not be written");
     Error::new(code, "the node could not keep a secret, so nothing was decided")
-        .retry_after(std::time::Duration::from_secs(5))
+        .retry_after(Duration::from_secs(5))
         .caused_by(error)
 }
 

@@ -154,11 +154,11 @@ async fn carry_out(bench: &mut Bench, step: &Step) {
             let seen = known.map_or(Seen::Unsaid, |stream| Seen::Version(stream.revision));
             let descriptor = json!({"title": before.position().to_string()});
             let failed = bench.control.decide(&node, super::put(&stream(*name), descriptor, seen)).await;
+            // What the log holds was decided, and nothing else, whatever the disk reported.
+            let decided = bench.control.read(State::position) != before.position();
             match failed.map_err(|error| error.code()) {
-                Err(Code::OutcomeUnknown) => {
-                    let decided = bench.control.read(State::position) != before.position();
-                    assert_eq!(decided, *done, "what the log holds was decided, and nothing else");
-                }
+                Ok(_) => assert!(*done && decided),
+                Err(Code::OutcomeUnknown) => assert!(!*done && !decided),
                 Err(Code::ConfirmationRequired) => bench.log.restart_faults(),
                 other => panic!("{other:?}"),
             }
@@ -412,6 +412,58 @@ async fn of_two_decisions_at_once_one_is_made() {
         let status = bench.control.read(|state| state.subscription(id).unwrap().status);
         assert_eq!(status == Status::Closed(Why::Rejected), other.is_ok());
     }
+}
+
+/// The same on the engine that nodes run on: what was decided is there again, and retired data is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_embedded_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = async || {
+        let options = weir_log::Options { reserve_bytes: 0, stop_at: 1.0, ..weir_log::Options::default() };
+        let engine = Arc::new(weir_log::engine::Engine::open(&dir.path().join("log"), options).unwrap());
+        let options = Options {
+            dir: dir.path().to_owned(),
+            clock: Arc::new(crate::clock::SystemClock),
+            entropy: Arc::new(crate::clock::SystemEntropy),
+            open_without_tokens: true,
+        };
+        let control = Control::open(Arc::clone(&engine) as Arc<dyn Log>, options).await.unwrap();
+        (engine, control)
+    };
+    let (engine, control) = open().await;
+    let caller = Caller::Open;
+    for name in ["a", "b"] {
+        control.decide(&caller, put(name, json!({"access": "approval"}), Seen::Unsaid)).await.unwrap();
+    }
+    let ask = Command::Subscribe { request: Box::new(Request::parse(&request("a")).unwrap()) };
+    let Ok(Outcome::Subscription { subscription, secret: Some(secret), .. }) =
+        control.decide(&caller, ask).await
+    else {
+        panic!()
+    };
+    let retire =
+        Command::RetireStream { name: "b".parse().unwrap(), seen: Seen::Unsaid, confirm: None, reason: None };
+    control.decide(&caller, retire).await.unwrap();
+    let accept = Command::Accept { id: subscription.id, reason: None, imposed: Box::default() };
+    control.decide(&caller, accept).await.unwrap();
+    let state = control.read(State::clone);
+    control.0.derive(true).await.unwrap();
+    let told = engine.status(own::AUDIT).unwrap().last;
+    drop(control);
+    engine.close();
+    drop(engine);
+    let (engine, control) = open().await;
+    assert_eq!(control.read(State::clone), state);
+    let requester = control.authenticate(Some(secret.reveal()), None).unwrap();
+    assert!(control.decide(&requester, Command::Grant { id: subscription.id }).await.is_ok());
+    control.0.derive(false).await.unwrap();
+    assert_eq!(engine.status(own::AUDIT).unwrap().last, told.next());
+    control.close().await;
+    engine.close();
+    drop((control, engine));
+    let (_engine, control) = open().await;
+    let granted = control.read(|state| state.subscription(subscription.id).unwrap().status);
+    assert_eq!(granted, Status::Active, "from the snapshot");
 }
 
 /// What a hundred thousand streams cost. `cargo test --release -p weir-node many_streams -- --ignored --nocapture`
