@@ -20,7 +20,7 @@ use super::block::{self, Block};
 use super::delivery::{Ask, cursor};
 use super::rules::Rules;
 use super::start::{self, Begin};
-use crate::control::{Standing, subscription::Ack};
+use crate::control::{Standing, Target, subscription::Ack};
 use crate::error::{Code, Error};
 use crate::metrics::{ByWay, Way};
 
@@ -77,6 +77,7 @@ impl Deliveries {
     /// Errors: those of opening a delivery; `not-decided` and `suspended`, since a range can't wait;
     /// `history-changed`.
     pub(crate) async fn range(&self, ask: Ask, form: Form) -> Result<Range, Error> {
+        let preview = matches!(ask.target, Target::Preview(_));
         let reader = Arc::new(self.control.reader(&ask.caller, ask.target.clone())?);
         may_read(&self.control.standing(&reader))?;
         let (log, stream) = (&self.shared.log, reader.stream.id);
@@ -136,14 +137,17 @@ impl Deliveries {
         let events = ask.limit.unwrap_or(EVENTS) - pages.left;
         self.shared.metrics.deliver_events.get_or_create(&by_way).inc_by(events);
         self.shared.metrics.deliver_bytes.get_or_create(&by_way).inc_by(pages.out.len() as u64);
-        let meter = self.control.meter(&reader);
-        meter.events.fetch_add(events, std::sync::atomic::Ordering::Relaxed);
-        meter.bytes.fetch_add(pages.out.len() as u64, std::sync::atomic::Ordering::Relaxed);
-        if let (Some(id), Ack::Sent) = (reader.subscription, reader.ack)
-            && next > from
-        {
-            let upto = crate::control::Origin { history, after: next.previous() };
-            self.control.ack(id, upto)?;
+        // Whoever decides looks; the consumer has neither got nor seen anything by it.
+        if !preview {
+            let meter = self.control.meter(&reader);
+            meter.events.fetch_add(events, std::sync::atomic::Ordering::Relaxed);
+            meter.bytes.fetch_add(pages.out.len() as u64, std::sync::atomic::Ordering::Relaxed);
+            if let (Some(id), Ack::Sent) = (reader.subscription, reader.ack)
+                && next > from
+            {
+                let upto = crate::control::Origin { history, after: next.previous() };
+                self.control.ack(id, upto)?;
+            }
         }
         let skipped = std::mem::take(&mut pages.skipped);
         Ok(Range { body: pages.end(), head, skipped, next: (next <= until).then_some(next) })

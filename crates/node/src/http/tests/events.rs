@@ -98,6 +98,22 @@ async fn a_cursor_moves_by_acknowledgement_and_only_by_its_consumers() {
 }
 
 #[tokio::test]
+async fn a_cursor_that_follows_what_was_sent_is_not_moved_by_a_preview() {
+    let (app, owner) = App::closed().await;
+    app.put("/streams/s", &owner, &json!({"access": "open"})).await.ok(201);
+    publish(&app, &owner, 1..11).await;
+    let consumer = app.token("consumer", Some("acme.example")).await;
+    let body = json!({"config": {"stream": "s", "from": "earliest", "ack": "sent"}});
+    let asked = app.post("/subscriptions", &consumer, &body).await;
+    let path = format!("/subscriptions/{}", asked.ok(201).text("id"));
+    assert_eq!(ids(&app.get(&format!("{path}/preview?limit=4"), &owner).await).len(), 4);
+    assert_eq!(app.get(&path, &owner).await.json["cursor"], 0);
+    assert_eq!(ids(&app.get(&format!("{path}/events?limit=4"), &consumer).await), ["1", "2", "3", "4"]);
+    assert_eq!(app.get(&path, &owner).await.json["cursor"], 4);
+    assert_eq!(ids(&app.get(&format!("{path}/events?limit=1"), &consumer).await), ["5"]);
+}
+
+#[tokio::test]
 async fn a_ticket_opens_one_reading_and_nothing_else_goes_into_a_url() {
     let (app, owner) = App::closed().await;
     app.put("/streams/s", &owner, &json!({"access": "open"})).await.ok(201);
