@@ -317,58 +317,29 @@ impl Piece {
         self.parts.clone().next_back().map(|part| self.encoded.parts[part].last)
     }
 
-    /// Divides it where `written` bytes end: what is written, what is left of the part under way, and the rest.
-    pub(crate) fn split(&self, written: usize) -> Split {
-        let at = self.begin() + written;
-        let parts = &self.encoded.parts[self.parts.clone()];
-        let events = |parts: &[Part]| parts.last().map_or(self.events_before(), |part| part.events);
-        let done = parts.partition_point(|part| part.end as usize <= at);
-        let begun = match done.checked_sub(1) {
-            Some(last) => (parts[last].end as usize) < at,
-            None => written > 0,
-        };
-        let kept = if begun { (done + 1).min(parts.len()) } else { done };
-        let rest = begun.then(|| {
-            let end = parts.get(kept.saturating_sub(1)).map_or(at, |part| part.end as usize);
-            let bytes = self.encoded.bytes.get(at..end).unwrap_or_default();
-            // A copy, so that nothing of the shared encoding is held.
-            let count = events(&parts[..kept]) - events(&parts[..done]);
-            (Bytes::copy_from_slice(bytes), u64::from(count))
-        });
-        let last_written = done.checked_sub(1).map(|last| parts[last].last);
-        let before = self.first.previous();
-        Split {
-            last_written,
-            events_written: u64::from(events(&parts[..done]) - self.events_before()),
-            rest,
-            upto: kept.checked_sub(1).map_or(before, |last| parts[last].last),
-            events_left: u64::from(events(parts) - events(&parts[..kept])),
-        }
+    /// The position of the first event.
+    pub(crate) fn first(&self) -> Position {
+        self.first
     }
 
-    /// As many whole parts as fit in `bytes`, at least one.
-    pub(crate) fn split_at_part(&self, bytes: usize) -> Cut {
-        let parts = &self.encoded.parts[self.parts.clone()];
-        let at = self.begin() + bytes;
-        let fit = parts.partition_point(|part| part.end as usize <= at).max(1).min(parts.len());
-        match fit.checked_sub(1).map(|last| parts[last]) {
-            Some(part) => Cut {
-                bytes: part.end as usize - self.begin(),
-                events: u64::from(part.events - self.events_before()),
-                last: part.last,
-                events_left: self.events() - u64::from(part.events - self.events_before()),
-            },
-            None => Cut { bytes: 0, events: 0, last: self.first.previous(), events_left: 0 },
-        }
+    /// Itself in pieces of whole parts, each of about `bytes`, or of one part that is longer.
+    pub(crate) fn parts_of(&self, bytes: usize) -> impl Iterator<Item = Self> {
+        let (mut from, mut first) = (self.parts.start, self.first);
+        std::iter::from_fn(move || {
+            let rest = self.encoded.parts.get(from..self.parts.end)?;
+            let begin = from.checked_sub(1).map_or(0, |before| self.encoded.parts[before].end as usize);
+            let fit = rest.partition_point(|part| part.end as usize <= begin + bytes).max(1);
+            let last = rest.get(fit.min(rest.len()).checked_sub(1)?)?.last;
+            let parts = from..(from + fit).min(self.parts.end);
+            let piece = Self { encoded: Arc::clone(&self.encoded), parts: parts.clone(), first };
+            // Where the next one begins at the earliest: filters may have passed over more.
+            (from, first) = (parts.end, last.next());
+            Some(piece)
+        })
     }
 
     fn events_before(&self) -> u32 {
         self.parts.start.checked_sub(1).map_or(0, |before| self.encoded.parts[before].events)
-    }
-
-    /// How many bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.end() - self.begin()
     }
 
     fn begin(&self) -> usize {
@@ -378,32 +349,6 @@ impl Piece {
     fn end(&self) -> usize {
         self.parts.end.checked_sub(1).map_or(0, |last| self.encoded.parts[last].end as usize)
     }
-}
-
-/// Where writing a piece came to a stand.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Split {
-    /// The last event that is wholly written, if any is.
-    pub(crate) last_written: Option<Position>,
-    /// How many are.
-    pub(crate) events_written: u64,
-    /// The unwritten rest of the part under way, and how many events that part holds.
-    pub(crate) rest: Option<(Bytes, u64)>,
-    /// The last position that is written or in `rest`.
-    pub(crate) upto: Position,
-    /// How many events follow.
-    pub(crate) events_left: u64,
-}
-
-/// The first parts of a piece.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Cut {
-    pub(crate) bytes: usize,
-    pub(crate) events: u64,
-    /// The last event's position.
-    pub(crate) last: Position,
-    /// How many events follow.
-    pub(crate) events_left: u64,
 }
 
 /// Puts runs together to blocks and cuts runs that are too long for one.

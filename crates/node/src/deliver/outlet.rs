@@ -1,12 +1,12 @@
 //! A delivery on an HTTP connection: what it yields is encoded and written, as server-sent events or as frames.
 //!
-//! **HTTP/1.1**: an [`Outlet`] owns the socket ([`crate::server`] explains why). The answer has no length and no
-//! chunks; the connection's end is the body's end (RFC 9112, section 6.3), so that a turn is one `writev` of shared
-//! bytes and a body can be cut short between any two events. What holds while a socket takes nothing:
+//! **HTTP/1.1**: an [`Outlet`] owns the socket ([`crate::server`] explains why) and writes its answer in chunks
+//! (RFC 9112, section 7.1) of about [`CHUNK_BYTES`], each of whole events, many of them with one `writev` of shared
+//! bytes. What holds while a socket takes nothing:
 //!
 //! - A revocation resets the connection at once: what waits here and in the kernel is dropped, not drained.
-//! - After [`SLOW_AFTER`] all but the event under way is given back to the log, so that thousands of slow consumers
-//!   cost next to nothing; it is read again when the socket takes bytes.
+//! - After [`SLOW_AFTER`] all but the chunk under way is given back to the log, so that thousands of slow consumers
+//!   cost little; it is read again when the socket takes bytes.
 //! - After [`Bounds::stall`](super::Bounds) the connection is reset.
 //!
 //! **HTTP/2**: a [`Body`], polled by hyper as flow control allows. Frames are copies of at most [`FRAME_BYTES`],
@@ -15,17 +15,20 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
+use prometheus_client::metrics::counter::Counter;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+use weir_event::flow::Position;
 
 use super::block::Piece;
 use super::{Delivery, End, Item, sse, stream};
@@ -35,8 +38,12 @@ use crate::server::{self, Connection, RESET_AFTER};
 /// How much is gathered for one write, and at most waits for a socket, one turn more.
 const WRITE_BYTES: usize = 256 * 1024;
 
-/// How many pieces are gathered for one write.
-const WRITE_PIECES: usize = 64;
+/// How many chunks wait at most, and how many slices are gathered for one write.
+const CHUNKS: usize = 64;
+const SLICES: usize = 96;
+
+/// How long a chunk gets, a single longer event apart: what a slow consumer holds.
+const CHUNK_BYTES: usize = 16 * 1024;
 
 /// From when on a socket that takes nothing counts as slow.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
@@ -44,21 +51,83 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// The most that a slow HTTP/2 consumer holds of a turn.
 const FRAME_BYTES: usize = 64 * 1024;
 
-/// What waits to be written.
+/// What an item becomes.
 enum Out {
-    /// A head, a heartbeat, a notice, a state, an end.
+    /// A heartbeat, a notice, a state, an end.
     Other(Bytes),
     /// Events.
     Events(Piece),
-    /// The rest of an event, or of a frame of events, whose beginning is written.
-    Rest(Bytes, weir_event::flow::Position, u64),
 }
 
-impl Out {
+/// What waits to be written: a chunk, or bytes outside of chunks.
+struct Chunk {
+    head: [u8; 10],
+    head_len: u8,
+    body: Content,
+    tail: &'static [u8],
+}
+
+enum Content {
+    Other(Bytes),
+    Events(Piece),
+    /// The rest of a chunk whose beginning is written.
+    Rest {
+        bytes: Bytes,
+        last: Option<Position>,
+        events: u64,
+    },
+}
+
+impl Chunk {
+    /// Bytes outside of chunks.
+    fn bare(bytes: Bytes) -> Self {
+        Self { head: [0; 10], head_len: 0, body: Content::Other(bytes), tail: b"" }
+    }
+
+    /// A chunk; without its frame for a consumer that knows none.
+    fn of(body: Content, framed: bool) -> Self {
+        let mut chunk = Self { head: [0; 10], head_len: 0, body, tail: b"" };
+        if framed {
+            let mut rest = &mut chunk.head[..];
+            // Eight digits and the line's end fit, and nothing is longer.
+            let _ = write!(rest, "{:x}\r\n", chunk.body.as_slice().len());
+            let left = rest.len();
+            chunk.head_len = u8::try_from(chunk.head.len() - left).unwrap_or_default();
+            chunk.tail = b"\r\n";
+        }
+        chunk
+    }
+
+    fn slices(&self) -> [&[u8]; 3] {
+        [&self.head[..usize::from(self.head_len)], self.body.as_slice(), self.tail]
+    }
+
+    fn len(&self) -> usize {
+        self.slices().iter().map(|slice| slice.len()).sum()
+    }
+
+    /// The unwritten rest, as a copy, so that nothing of a shared encoding is held.
+    fn rest(self, written: usize) -> Self {
+        let (last, events) = self.body.counts();
+        let bytes = self.slices().concat().split_off(written).into();
+        Self { head_len: 0, body: Content::Rest { bytes, last, events }, tail: b"", ..self }
+    }
+}
+
+impl Content {
     fn as_slice(&self) -> &[u8] {
         match self {
-            Out::Other(bytes) | Out::Rest(bytes, ..) => bytes,
-            Out::Events(piece) => piece.as_slice(),
+            Content::Other(bytes) | Content::Rest { bytes, .. } => bytes,
+            Content::Events(piece) => piece.as_slice(),
+        }
+    }
+
+    /// The last position, and how many events.
+    fn counts(&self) -> (Option<Position>, u64) {
+        match self {
+            Content::Other(_) => (None, 0),
+            Content::Events(piece) => (piece.last(), piece.events()),
+            Content::Rest { last, events, .. } => (*last, *events),
         }
     }
 }
@@ -83,13 +152,15 @@ fn encode(item: &Item, way: Way, name: &str) -> Out {
 #[derive(Debug)]
 pub(crate) struct Outlet {
     head: Bytes,
+    framed: bool,
     delivery: Delivery,
 }
 
 impl Outlet {
-    /// An outlet that first writes `head`, the head of the answer.
-    pub(crate) fn new(head: Bytes, delivery: Delivery) -> Self {
-        Self { head, delivery }
+    /// An outlet that first writes `head`, the head of the answer, which says whether the body is `framed` in
+    /// chunks.
+    pub(crate) fn new(head: Bytes, framed: bool, delivery: Delivery) -> Self {
+        Self { head, framed, delivery }
     }
 
     /// Writes until the delivery ends or the consumer is gone.
@@ -99,7 +170,8 @@ impl Outlet {
         let bytes = self.delivery.metrics().deliver_bytes.get_or_create(&way).clone();
         let mut writer = Writer {
             delivery: self.delivery,
-            queue: VecDeque::from([Out::Other(self.head)]),
+            framed: self.framed,
+            queue: VecDeque::from([Chunk::bare(self.head)]),
             written: 0,
             queued: 0,
             end: None,
@@ -146,15 +218,16 @@ enum Done {
 
 struct Writer {
     delivery: Delivery,
-    queue: VecDeque<Out>,
+    framed: bool,
+    queue: VecDeque<Chunk>,
     /// How much of the first in the queue is written.
     written: usize,
-    /// Bytes of events in the queue.
+    /// Bytes in the queue.
     queued: usize,
     end: Option<End>,
     blocked: Option<Blocked>,
-    events: prometheus_client::metrics::counter::Counter<u64, std::sync::atomic::AtomicU64>,
-    bytes: prometheus_client::metrics::counter::Counter<u64, std::sync::atomic::AtomicU64>,
+    events: Counter<u64, AtomicU64>,
+    bytes: Counter<u64, AtomicU64>,
 }
 
 /// A socket that takes nothing.
@@ -200,41 +273,59 @@ impl Writer {
             return Some(Done::Reset);
         }
         let slow = self.blocked.as_ref().is_some_and(|blocked| blocked.slow);
-        while self.end.is_none() && !slow && self.queued < WRITE_BYTES && self.queue.len() < WRITE_PIECES {
+        while self.end.is_none() && !slow && self.queued < WRITE_BYTES && self.queue.len() < CHUNKS {
             let item = match self.delivery.poll(cx) {
                 Poll::Ready(Some(item)) => item,
                 Poll::Ready(None) | Poll::Pending => break,
             };
             let out = encode(&item, self.delivery.way(), self.delivery.stream_name());
+            match out {
+                Out::Other(bytes) => self.push(Content::Other(bytes)),
+                Out::Events(piece) => {
+                    piece.parts_of(CHUNK_BYTES).for_each(|part| self.push(Content::Events(part)))
+                }
+            }
             if let Item::End(end) = item {
                 if end.reset && self.holds_events() {
                     return Some(Done::Reset);
                 }
+                if self.framed {
+                    self.queue.push_back(Chunk::bare(Bytes::from_static(b"0\r\n\r\n")));
+                }
                 self.end = Some(end);
-            }
-            if let Out::Events(piece) = &out {
-                self.queued += piece.len();
-            }
-            if out.as_slice().is_empty() {
-                self.settle(&out);
-            } else {
-                self.queue.push_back(out);
             }
         }
         None
     }
 
+    fn push(&mut self, content: Content) {
+        if content.as_slice().is_empty() {
+            // Events that could not be encoded count as sent; an empty chunk would end the answer.
+            self.settle(&content);
+        } else {
+            let chunk = Chunk::of(content, self.framed);
+            self.queued += chunk.len();
+            self.queue.push_back(chunk);
+        }
+    }
+
     fn holds_events(&self) -> bool {
-        self.queue.iter().any(|out| !matches!(out, Out::Other(_)))
+        self.queue.iter().any(|chunk| !matches!(chunk.body, Content::Other(_)))
     }
 
     fn poll_write(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); WRITE_PIECES];
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut count = 0;
         let mut skip = self.written;
-        let count = slices.len().min(self.queue.len());
-        for (slice, out) in slices.iter_mut().zip(&self.queue) {
-            *slice = IoSlice::new(out.as_slice().get(skip..).unwrap_or_default());
-            skip = 0;
+        for slice in self.queue.iter().flat_map(Chunk::slices) {
+            let unwritten = &slice[skip.min(slice.len())..];
+            skip -= slice.len() - unwritten.len();
+            if unwritten.is_empty() {
+                continue;
+            }
+            let Some(place) = slices.get_mut(count) else { break };
+            *place = IoSlice::new(unwritten);
+            count += 1;
         }
         Pin::new(stream).poll_write_vectored(cx, &slices[..count])
     }
@@ -243,30 +334,51 @@ impl Writer {
     fn advance(&mut self, count: usize) {
         self.bytes.inc_by(count as u64);
         self.written += count;
-        while let Some(out) = self.queue.front() {
-            let len = out.as_slice().len();
-            if self.written < len {
-                break;
-            }
+        while let Some(len) = self.queue.front().map(Chunk::len).filter(|len| *len <= self.written) {
             self.written -= len;
-            if let Some(out) = self.queue.pop_front() {
-                if let Out::Events(piece) = &out {
-                    self.queued -= piece.len();
-                }
-                self.settle(&out);
+            self.queued = self.queued.saturating_sub(len);
+            if let Some(chunk) = self.queue.pop_front() {
+                self.settle(&chunk.body);
             }
         }
     }
 
     /// Tells the delivery what is written.
-    fn settle(&mut self, out: &Out) {
-        let (last, events, bytes) = match out {
-            Out::Other(_) => return,
-            Out::Events(piece) => (piece.last(), piece.events(), piece.len()),
-            Out::Rest(bytes, last, events) => (Some(*last), *events, bytes.len()),
-        };
-        self.events.inc_by(events);
-        self.delivery.written(last, events, bytes as u64);
+    fn settle(&mut self, content: &Content) {
+        let (last, events) = content.counts();
+        if events > 0 {
+            self.events.inc_by(events);
+            self.delivery.written(last, events, content.as_slice().len() as u64);
+        }
+    }
+
+    /// Gives back to the log what waits, all but the chunk under way.
+    fn give_back(&mut self) {
+        if self.end.is_some() || !self.holds_events() {
+            return;
+        }
+        self.delivery.metrics().deliver_stalls.inc();
+        let mut waiting = std::mem::take(&mut self.queue);
+        if self.written > 0
+            && let Some(begun) = waiting.pop_front()
+        {
+            self.queue.push_back(begun.rest(self.written));
+            self.written = 0;
+        }
+        self.queued = self.queue.iter().map(Chunk::len).sum();
+        // What stands before the first events that are given back, a notice perhaps, still has to be written.
+        while let Some(chunk) = waiting.pop_front_if(|chunk| matches!(chunk.body, Content::Other(_))) {
+            self.queued += chunk.len();
+            self.queue.push_back(chunk);
+        }
+        let pieces = waiting.iter().filter_map(|chunk| match &chunk.body {
+            Content::Events(piece) => Some(piece),
+            Content::Other(_) | Content::Rest { .. } => None,
+        });
+        let events = pieces.clone().map(Piece::events).sum();
+        if let Some(first) = pieces.map(Piece::first).next() {
+            self.delivery.rewind(first.previous(), events);
+        }
     }
 
     fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
@@ -275,49 +387,17 @@ impl Writer {
             slow: false,
             timer: Box::pin(tokio::time::sleep(SLOW_AFTER)),
         });
-        while blocked.timer.as_mut().poll(cx).is_ready() {
+        if blocked.timer.as_mut().poll(cx).is_ready() {
             if blocked.slow {
                 tracing::info!("a consumer took nothing for too long, its connection is reset");
                 return Poll::Ready(Done::Reset);
             }
             blocked.slow = true;
             blocked.timer.as_mut().reset(blocked.since + self.delivery.stall().max(SLOW_AFTER));
-            if self.end.is_none() {
-                give_back(&mut self.delivery, &mut self.queue, &mut self.written);
-                self.queued = 0;
-            }
+            self.give_back();
+            return self.poll_blocked(cx);
         }
         Poll::Pending
-    }
-}
-
-/// Gives back to the log what waits, all but the event under way.
-fn give_back(delivery: &mut Delivery, queue: &mut VecDeque<Out>, written: &mut usize) {
-    let Some(first) = queue.iter().position(|out| matches!(out, Out::Events(_))) else { return };
-    delivery.metrics().deliver_stalls.inc();
-    let waiting = queue.split_off(first);
-    let begun = if first == 0 { *written } else { 0 };
-    let mut given_back = 0;
-    let mut upto = None;
-    for (number, out) in waiting.iter().enumerate() {
-        let Out::Events(piece) = out else { continue };
-        if number > 0 {
-            given_back += piece.events();
-            continue;
-        }
-        let split = piece.split(begun);
-        delivery.written(split.last_written, split.events_written, begun as u64);
-        upto = Some(split.upto);
-        given_back += split.events_left;
-        if let Some((rest, events)) = split.rest {
-            queue.push_back(Out::Rest(rest, split.upto, events));
-        }
-        if first == 0 {
-            *written = 0;
-        }
-    }
-    if let Some(upto) = upto {
-        delivery.rewind(upto, given_back);
     }
 }
 
@@ -363,20 +443,20 @@ impl Body {
         if let Item::End(end) = item {
             self.end = Some(end);
         }
-        let piece = match out {
-            Out::Other(bytes) | Out::Rest(bytes, ..) => return bytes,
+        let whole = match out {
+            Out::Other(bytes) => return bytes,
             Out::Events(piece) => piece,
         };
-        let whole = piece.len();
-        let split = piece.split_at_part(FRAME_BYTES);
-        let bytes = Bytes::copy_from_slice(piece.as_slice().get(..split.bytes).unwrap_or_default());
+        let Some(piece) = whole.parts_of(FRAME_BYTES).next() else { return Bytes::new() };
+        let bytes = Bytes::copy_from_slice(piece.as_slice());
         let by_way = ByWay { way };
         let metrics = self.delivery.metrics();
-        metrics.deliver_events.get_or_create(&by_way).inc_by(split.events);
+        metrics.deliver_events.get_or_create(&by_way).inc_by(piece.events());
         metrics.deliver_bytes.get_or_create(&by_way).inc_by(bytes.len() as u64);
-        self.delivery.written(Some(split.last), split.events, bytes.len() as u64);
-        if split.bytes < whole {
-            self.delivery.rewind(split.last, split.events_left);
+        self.delivery.written(piece.last(), piece.events(), bytes.len() as u64);
+        let left = whole.events() - piece.events();
+        if let (true, Some(last)) = (left > 0, piece.last()) {
+            self.delivery.rewind(last, left);
         }
         bytes
     }

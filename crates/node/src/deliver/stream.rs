@@ -16,7 +16,7 @@ use super::{End, Heartbeat, Notice, State};
 
 /// How many bytes of events a frame aims at: enough to make its head negligible, little enough that a slow
 /// consumer in the middle of one holds little.
-const FRAME_BYTES: usize = 64 * 1024;
+const FRAME_BYTES: usize = 32 * 1024;
 
 /// The chosen events `numbers` of a block; a part is a frame.
 pub(super) fn runs(

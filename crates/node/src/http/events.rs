@@ -16,7 +16,7 @@ use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, LINK};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 use percent_encoding::percent_decode_str;
 use weir_event::flow::{History, Position, StreamName};
 use weir_event::http::{media, negotiate};
@@ -124,7 +124,8 @@ async fn read(
     let delivery = node.deliveries().open(ask).await?;
     match connection {
         Some(connection) if !connection.is_shared() => {
-            connection.take_over(Outlet::new(head_of(way), delivery));
+            let framed = head.version > Version::HTTP_10;
+            connection.take_over(Outlet::new(head_of(way, framed), framed, delivery));
             // HTTP on this connection ends here; the connection drops this future.
             std::future::pending().await
         }
@@ -218,14 +219,15 @@ fn media_type(way: Way) -> &'static str {
     }
 }
 
-/// The head of an answer that takes its connection over. Without a length the body ends with the connection
-/// (RFC 9112, section 6.3).
-fn head_of(way: Way) -> Bytes {
+/// The head of an answer that takes its connection over. A consumer that knows no chunks reads to the end of the
+/// connection (RFC 9112, section 6.3).
+fn head_of(way: Way, framed: bool) -> Bytes {
+    let framing = if framed { "transfer-encoding: chunked\r\n" } else { "" };
     let date = httpdate::fmt_http_date(std::time::SystemTime::now());
     format!(
         "HTTP/1.1 200 OK\r\ncontent-type: {}\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n\
          x-content-type-options: nosniff\r\ncross-origin-resource-policy: same-origin\r\n\
-         connection: close\r\ndate: {date}\r\n\r\n",
+         {framing}connection: close\r\ndate: {date}\r\n\r\n",
         media_type(way)
     )
     .into()

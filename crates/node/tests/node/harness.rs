@@ -135,10 +135,6 @@ impl TestNode {
         self.send("GET", path, headers, "").await
     }
 
-    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
-        self.send("POST", path, &[("content-type", "application/json")], body.to_string()).await
-    }
-
     /// One request on a connection of its own.
     pub(crate) async fn send(
         &self,
@@ -173,11 +169,14 @@ impl TestNode {
         let request = self.request("GET", path, headers, b"");
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(&request).await.unwrap();
-        let mut push = Push { stream, buffer: Vec::new() };
+        let mut push = Push { stream, buffer: Vec::new(), raw: None };
         let end = push.find(b"\r\n\r\n").await.expect("a head");
         let head: Vec<u8> = push.buffer.drain(..end + 4).collect();
         let head = String::from_utf8(head).unwrap();
-        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head} {}", String::from_utf8_lossy(&push.buffer));
+        assert!(head.contains("transfer-encoding: chunked"), "{head}");
+        push.raw = Some(std::mem::take(&mut push.buffer));
+        push.unchunk();
         push
     }
 
@@ -206,7 +205,7 @@ async fn open(disk: HeldDisk, options: weir_log::Options) -> Arc<dyn weir_log::L
 pub(crate) fn event(id: u64, data: Value) -> Value {
     json!({
         "specversion": "1.0", "id": id.to_string(), "source": "/test", "type": "test.counted",
-        "subject": if id % 2 == 0 { "even" } else { "odd" },
+        "subject": if id.is_multiple_of(2) { "even" } else { "odd" },
         "datacontenttype": "application/json", "data": data,
     })
 }
@@ -263,6 +262,8 @@ impl Answer {
 pub(crate) struct Push {
     pub(crate) stream: TcpStream,
     pub(crate) buffer: Vec<u8>,
+    /// What arrived and is no whole chunk yet; `None` before the head is read.
+    raw: Option<Vec<u8>>,
 }
 
 /// One server-sent message.
@@ -288,11 +289,30 @@ impl Push {
 
     /// Reads what has arrived; `Some(0)` at an orderly end, `None` after a reset.
     pub(crate) async fn more(&mut self) -> Option<usize> {
-        let read = tokio::time::timeout(SOON, self.stream.read_buf(&mut self.buffer));
+        let to = self.raw.as_mut().unwrap_or(&mut self.buffer);
+        let read = tokio::time::timeout(SOON, self.stream.read_buf(to));
         match read.await.expect("something within time") {
-            Ok(count) => Some(count),
+            Ok(count) => {
+                self.unchunk();
+                Some(count)
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
             Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Takes whole chunks out of what arrived.
+    fn unchunk(&mut self) {
+        let Some(raw) = &mut self.raw else { return };
+        while let Some(line) = raw.windows(2).position(|found| found == b"\r\n") {
+            let size = usize::from_str_radix(std::str::from_utf8(&raw[..line]).unwrap(), 16).unwrap();
+            let end = line + 2 + size;
+            if raw.len() < end + 2 {
+                return;
+            }
+            assert_eq!(&raw[end..end + 2], b"\r\n");
+            self.buffer.extend_from_slice(&raw[line + 2..end]);
+            raw.drain(..end + 2);
         }
     }
 

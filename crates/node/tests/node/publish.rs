@@ -30,7 +30,8 @@ async fn every_form_is_stored_and_comes_back() {
         ("ce-type", "test.counted"),
     ];
     let structured = event(2, json!({"n": 2})).to_string();
-    let forms: [(&[(&str, &str)], Vec<u8>, u64, u64); 5] = [
+    type Form<'a> = (&'a [(&'a str, &'a str)], Vec<u8>, u64, u64);
+    let forms: [Form<'_>; 5] = [
         (&binary, br#"{"n": 1}"#.to_vec(), 1, 1),
         (&[("content-type", "application/cloudevents+json; charset=utf-8")], structured.into_bytes(), 2, 2),
         (&[("content-type", "application/cloudevents+protobuf")], single, 3, 3),

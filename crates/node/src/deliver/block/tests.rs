@@ -10,7 +10,7 @@ use crate::control::Filters;
 /// An event with an id that names its position, and `bytes` of data.
 fn stored(position: u64, bytes: usize) -> Vec<u8> {
     let mut event = Event::new(format!("e{position}"), "/test", "t").unwrap();
-    event.set("subject", if position % 2 == 0 { "even" } else { "odd" }).unwrap();
+    event.set("subject", if position.is_multiple_of(2) { "even" } else { "odd" }).unwrap();
     event.set_data(Some(Data::binary(vec![b'x'; bytes])));
     let mut out = Vec::new();
     proto::push(&event, &mut out);
@@ -85,9 +85,9 @@ proptest! {
     }
 
     #[test]
-    fn a_piece_written_in_part_is_completed_by_its_rest_and_what_follows(
+    fn a_piece_in_parts_is_the_same_piece(
         sizes in prop::collection::vec(0..300_usize, 1..20),
-        cut in 0.0..1.0_f64,
+        bytes in 1..3000_usize,
         way in any::<bool>(),
     ) {
         let block = Block::new(Vec::new(), vec![run(5, &sizes)], Position(5));
@@ -99,25 +99,20 @@ proptest! {
         } else {
             chosen.stream(&block, &rules, "s", numbers)
         };
-        let piece = encode(all.clone());
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-        let written = (piece.len() as f64 * cut) as usize;
-        let split = piece.split(written);
-        let rest = split.rest.as_ref().map(|(bytes, _)| bytes.clone()).unwrap_or_default();
-        let rest_events = split.rest.as_ref().map_or(0, |(_, events)| *events);
-        prop_assert_eq!(split.events_written + rest_events + split.events_left, piece.events());
-        prop_assert_eq!(split.upto, Position(4 + split.events_written + rest_events));
-        prop_assert_eq!(split.last_written, (split.events_written > 0).then_some(Position(4 + split.events_written)));
-        let mut whole = piece.as_slice()[..written].to_vec();
-        whole.extend_from_slice(&rest);
-        if way {
-            let begin = block.index(split.upto.next());
-            whole.extend_from_slice(encode(begin..all.end).as_slice());
-            prop_assert_eq!(whole, piece.as_slice());
+        let piece = encode(all);
+        let mut whole = Vec::new();
+        let mut next = Position(5);
+        for part in piece.parts_of(bytes) {
+            prop_assert!(part.events() > 0 && part.first() == next);
+            let one = encode(block.index(next)..block.index(part.last().unwrap().next()));
+            prop_assert!(part.as_slice().len() <= bytes || !way || part.events() == 1);
+            prop_assert_eq!(part.as_slice(), one.as_slice());
+            prop_assert_eq!(part.last().unwrap(), next.plus(part.events()).previous());
+            whole.extend_from_slice(part.as_slice());
+            next = part.last().unwrap().next();
         }
-        let cut = piece.split_at_part(written.max(1));
-        prop_assert_eq!(cut.events + cut.events_left, piece.events());
-        prop_assert_eq!(cut.last, Position(4 + cut.events));
+        prop_assert_eq!(whole, piece.as_slice());
+        prop_assert_eq!(next, block.next());
     }
 }
 
@@ -160,7 +155,7 @@ fn frames_hold_the_stored_events_and_only_the_chosen_ones() {
 
 #[test]
 fn long_runs_leave_in_frames_of_bounded_size() {
-    let block = Block::new(Vec::new(), vec![run(10, &[30_000; 8])], Position(10));
+    let block = Block::new(Vec::new(), vec![run(10, &[12_000; 8])], Position(10));
     let rules = Rules::default();
     let piece = block.choose(&rules).stream(&block, &rules, "s", 0..8);
     let frames = frames(piece.as_slice());
