@@ -241,7 +241,7 @@ impl Descriptor {
     /// The most bytes of a descriptor's canonical JSON form.
     pub const BYTES_MAX: usize = 64 * 1024;
 
-    /// Reads a descriptor.
+    /// Reads a descriptor as its owner sends it.
     ///
     /// Errors: `unknown-member` with the nearest, `bad-member` with what is expected.
     pub fn parse(value: &Value) -> Result<Self, Error> {
@@ -250,8 +250,17 @@ impl Descriptor {
         {
             return Err(bad(name, "is set by the node; leave it out"));
         }
+        let descriptor = Self::from_stored(value)?;
+        if descriptor.to_json().to_string().len() > Self::BYTES_MAX {
+            return Err(bad("", "has at most 65536 bytes").with("limit", Self::BYTES_MAX));
+        }
+        Ok(descriptor)
+    }
+
+    /// Reads [`Descriptor::to_stored`].
+    pub fn from_stored(value: &Value) -> Result<Self, Error> {
         let members = Members::of(value, "", &MEMBERS)?;
-        let descriptor = Self {
+        Ok(Self {
             title: members.text("title", 300)?,
             description: members.text("description", 16 * 1024)?,
             types: members.texts("types", 200, 256)?,
@@ -271,11 +280,7 @@ impl Descriptor {
                 .transpose()?
                 .map(Box::new),
             lift: lift(&members)?,
-        };
-        if descriptor.to_json().to_string().len() > Self::BYTES_MAX {
-            return Err(bad("", "has at most 65536 bytes").with("limit", Self::BYTES_MAX));
-        }
-        Ok(descriptor)
+        })
     }
 
     /// This descriptor changed by a merge patch (RFC 7396).

@@ -114,7 +114,7 @@ pub fn unknown(path: &str, name: &str, known: &[&str]) -> Error {
 #[must_use]
 pub fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let name = clipped(name);
-    known.min_by_key(|known| (strsim::damerau_levenshtein(name, known), known.len()))
+    known.min_by_key(|known| (strsim::osa_distance(name, known), known.len()))
 }
 
 /// What similarity is judged by: its cost grows with the square of the length, so a long name is cut.

@@ -365,11 +365,20 @@ fn page<T>(mut items: Vec<T>, limit: usize, name: impl Fn(&T) -> String) -> Page
 
 fn mentions(stream: &Stream, word: &str) -> bool {
     let descriptor = &stream.descriptor;
-    let has = |text: &str| text.to_lowercase().contains(word);
+    let has = |text: &str| mentioned(text, word);
     stream.name.as_str().contains(word)
         || descriptor.title.as_deref().is_some_and(has)
         || descriptor.tags.iter().chain(&descriptor.types).any(|text| has(text))
         || descriptor.description.as_deref().is_some_and(has)
+}
+
+/// Whether a text has a word, which is in lower case, whatever the text's own case. Without a copy of the text
+/// where it is ASCII: a search looks at every stream.
+fn mentioned(text: &str, word: &str) -> bool {
+    if !text.is_ascii() {
+        return text.to_lowercase().contains(word);
+    }
+    text.as_bytes().windows(word.len().max(1)).any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// Where a subscription stands, whoever reads.

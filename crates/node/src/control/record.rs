@@ -68,7 +68,7 @@ impl Stream {
             history: needed(&members, "history")?,
             created: needed(&members, "created")?,
             revision: Position(number(&members, "revision")?),
-            descriptor: Descriptor::parse(members.get("descriptor").unwrap_or(&Value::Null))?,
+            descriptor: Descriptor::from_stored(members.get("descriptor").unwrap_or(&Value::Null))?,
         })
     }
 }

@@ -150,7 +150,7 @@ pub(super) fn missing(state: &State, caller: &Caller, name: &str) -> Error {
 /// number of streams, and closely only at few, because anyone may ask for names that are not there.
 fn near(state: &State, caller: &Caller, name: &str) -> Vec<String> {
     const LOOKED_AT: usize = 20_000;
-    const COMPARED: usize = 500;
+    const COMPARED: usize = 200;
     let wanted = super::members::clipped(name);
     let reach = (wanted.len() / 4).clamp(2, 6);
     let ends = |text: &str| (text.bytes().next(), text.bytes().last());
@@ -166,7 +166,7 @@ fn near(state: &State, caller: &Caller, name: &str) -> Vec<String> {
         .filter(|stream| access::verdict(caller, Action::Find, stream) != Verdict::Hidden)
         .take(COMPARED)
         .map(|stream| stream.name.as_str())
-        .map(|other| (strsim::damerau_levenshtein(wanted, super::members::clipped(other)), other))
+        .map(|other| (strsim::osa_distance(wanted, super::members::clipped(other)), other))
         .filter(|(distance, _)| *distance <= reach)
         .collect();
     near.sort_unstable();
