@@ -317,9 +317,9 @@ impl Delivery {
                 format!("receive: a run in encoding {}, which this version cannot read", run.encoding),
             ));
         }
-        if self.is_foreign(run.history) {
-            return Ok(Some(self.renumbered(Some(run.history), Position::NONE)));
-        }
+        // Every connection begins with a heartbeat that says which history its positions belong to. A run may have
+        // been written in an earlier one: what a repair left in place keeps its bytes and its positions.
+        let history = self.last.map_or(run.history, |(history, _)| history);
         let count = u64::from(run.count);
         let last = run.first.plus(count).previous();
         let wanted = self.last.map_or(run.first, |(_, last)| last.next());
@@ -327,10 +327,10 @@ impl Delivery {
         if seen == count {
             return Ok(None);
         }
-        self.last = Some((run.history, last));
+        self.last = Some((history, last));
         Ok(Some(Item::Run(Run {
             stream: run.stream,
-            history: run.history,
+            history,
             time: run.time,
             first: run.first,
             count,

@@ -1,8 +1,6 @@
 //! The command line: every command, flag and help text, declared once. Help, man pages, completions and the
 //! usage errors all come from here.
 
-use std::path::PathBuf;
-
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
@@ -52,6 +50,9 @@ pub(crate) enum Command {
     /// Make and withdraw credentials
     #[command(subcommand)]
     Keys(commands::keys::KeysCommand),
+    /// Check and repair a data directory
+    #[command(subcommand)]
+    Log(commands::log::LogCommand),
     /// Say how a node is doing
     Status(commands::status::StatusArgs),
     /// Measure a node on this machine
@@ -88,14 +89,6 @@ pub(crate) struct AnswerArgs {
     pub(crate) json: bool,
 }
 
-/// Where a node's data lies, for commands that work on it while no node runs.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct DataArgs {
-    /// The node's data directory; no node may be running on it
-    #[arg(long, value_name = "DIR", value_parser = clap::value_parser!(PathBuf))]
-    pub(crate) data: Option<PathBuf>,
-}
-
 /// A value that may not be empty.
 pub(crate) fn non_empty() -> NonEmptyStringValueParser {
     NonEmptyStringValueParser::new()
@@ -114,6 +107,7 @@ impl Command {
             C::Profile(args) => args.answer.json,
             C::Replay(args) => args.node.answer.json,
             C::Keys(command) => command.answer().json,
+            C::Log(command) => command.answer().json,
             C::Status(args) => args.node.answer.json,
             C::Demo(args) => args.answer.json,
             C::Serve(_) | C::Bench(_) | C::Completions(_) | C::Man(_) | C::ConfigurationReference => false,

@@ -56,6 +56,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Profile(args) => args.run(),
         Command::Replay(args) => args.run(),
         Command::Keys(command) => command.run(),
+        Command::Log(command) => command.run(),
         Command::Status(args) => args.run(),
         Command::Bench(args) => bench::run(args).map_err(Failure::from),
         Command::Completions(args) => args.run(),

@@ -129,12 +129,22 @@ async fn a_new_history_waits_for_the_caller_to_choose() {
 }
 
 #[tokio::test]
-async fn a_run_of_another_history_is_never_handed_out_as_ours() {
+async fn a_heartbeat_of_another_history_stops_before_anything_is_handed_out() {
+    let other = json(frame::HEARTBEAT, r#"{"head":9,"history":"00000000000000cd","at":0}"#);
     let (mut delivery, _) =
-        deliver(vec![vec![heartbeat(2, 0), run(1, 2)], vec![run_of(History(0xcd), 1, 9)]]).await;
+        deliver(vec![vec![heartbeat(2, 0), run(1, 2)], vec![other, run_of(History(0xcd), 1, 9)]]).await;
     let (seen, error) = all(&mut delivery).await;
     assert_eq!(seen, ["1", "2", "cut", "resumed", "renumbered"]);
     assert_eq!(error.kind(), Kind::Conflict);
+}
+
+#[tokio::test]
+async fn what_was_written_in_an_earlier_history_counts_in_the_one_of_today() {
+    let (mut delivery, asked) =
+        deliver(vec![vec![heartbeat(4, 0), run_of(History(0x1), 1, 2), run(3, 1)]]).await;
+    let (seen, _) = all(&mut delivery).await;
+    assert_eq!(seen, ["1", "2", "3", "cut"]);
+    assert_eq!(asked.lock().unwrap()[1], format!("GET /streams/x/events?from=4&history={OURS}"));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 pub(crate) mod completions;
 pub(crate) mod find;
 pub(crate) mod keys;
+pub(crate) mod log;
 pub(crate) mod profile;
 pub(crate) mod publish;
 pub(crate) mod replay;

@@ -1,6 +1,6 @@
 //! What needs no node, or none that runs: usage, configuration, help, keys before the first start.
 
-use super::harness::{Node, expect, run, stderr, stdout, weir};
+use super::harness::{Node, events, expect, id, run, stderr, stdout, weir};
 
 #[test]
 fn usage_errors_end_with_2_and_name_what_was_meant() {
@@ -56,4 +56,51 @@ fn completions_manual_and_version_are_made_of_the_same_declaration() {
     expect(0, &run(weir().arg("man").arg(folder.path()), ""));
     assert!(folder.path().join("weir-publish.1").exists());
     assert!(stdout(&run(weir().arg("--version"), "")).starts_with("weir "));
+}
+
+#[test]
+fn damage_is_found_named_and_closed_under_a_new_history() {
+    let mut node = Node::started();
+    node.ok(&["stream", "create", "s"], "");
+    for batch in 0..20 {
+        node.ok(&["publish", "s"], &events(batch * 50 + 1, 50));
+    }
+    let before = node.json(&["stream", "show", "s"])["history"].clone();
+    node.stop();
+    let log = |node: &Node, what: &str| run(weir().args(["log", what, "--data"]).arg(node.data()), "");
+    expect(0, &log(&node, "check"));
+    // One byte of an event in the middle.
+    let needle = b"{\"n\":500}";
+    let (file, place) = walk(&node.data())
+        .into_iter()
+        .find_map(|file| {
+            let bytes = std::fs::read(&file).unwrap();
+            let place = bytes.windows(needle.len()).position(|window| window == needle)?;
+            Some((file, place))
+        })
+        .expect("the event lies somewhere");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[place + 5] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let output = log(&node, "check");
+    expect(1, &output);
+    let name = file.file_name().unwrap().to_str().unwrap();
+    assert!(stdout(&output).contains(name), "{}", stdout(&output));
+    assert!(stderr(&output).contains("weir log repair"), "{}", stderr(&output));
+    expect(0, &log(&node, "repair"));
+    expect(0, &log(&node, "check"));
+    node.start();
+    assert_ne!(node.json(&["stream", "show", "s"])["history"], before);
+    let left = node.ok(&["subscribe", "s", "--from", "earliest", "--no-follow", "--quiet"], "");
+    let left: Vec<String> = left.lines().map(id).collect();
+    assert!(
+        !left.contains(&"500".to_owned())
+            && left.contains(&"1".to_owned())
+            && left.contains(&"1000".to_owned())
+    );
+}
+
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
