@@ -29,6 +29,7 @@ mod openapi;
 pub(crate) mod problem;
 pub(crate) mod publish;
 pub(crate) mod query;
+pub(crate) mod rest;
 mod streams;
 mod subscriptions;
 mod tokens;
@@ -45,6 +46,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter};
 use http::header::{ALLOW, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http_body::Body as _;
 use tracing::Instrument;
 
 pub use problem::errors_markdown;
@@ -163,16 +165,33 @@ async fn unknown_path() -> Error {
     Error::new(Code::NotFound, "there is no such path, see /openapi.json for those there are")
 }
 
-/// What surrounds every call: the guard before it, a span around it, and after it the headers that keep a
-/// browser from taking an answer for something else than it is.
+/// What surrounds every call: the guard before it, a span around it, and after it the rest of the body and the
+/// headers that keep a browser from taking an answer for something else than it is.
 async fn around(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
     // The path only: a query may hold what must not be logged.
     let span = tracing::debug_span!("request", method = %request.method(), path = request.uri().path());
     let serve = async {
-        match check(&node, request.uri(), request.headers()) {
-            Ok(()) => next.run(request).await,
-            Err(error) => error.into_response(),
+        let (head, body) = request.into_parts();
+        // Most requests have no body; what they leave of it needs no care.
+        let (body, back) = if body.is_end_stream() {
+            (body, None)
+        } else {
+            let (lent, back) = rest::Lent::new(body);
+            (axum::body::Body::new(lent), Some((back, head.version, head.headers.clone())))
+        };
+        let mut response = match check(&node, &head.uri, &head.headers) {
+            Ok(()) => next.run(Request::from_parts(head, body)).await,
+            Err(error) => {
+                drop(body);
+                error.into_response()
+            }
+        };
+        if let Some((back, version, asked)) = back
+            && let Some(mut rest) = back.take()
+        {
+            rest::settle(&mut rest, version, &asked, response.headers_mut()).await;
         }
+        response
     };
     let mut response = serve.instrument(span).await;
     protect(response.headers_mut());

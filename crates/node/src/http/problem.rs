@@ -44,7 +44,9 @@ pub(crate) fn status(code: Code) -> StatusCode {
         | Code::ReservedName
         | Code::ContactRequired => StatusCode::BAD_REQUEST,
         Code::CredentialRequired | Code::BadCredential => StatusCode::UNAUTHORIZED,
-        Code::NotAllowed | Code::NotDecided | Code::Suspended | Code::ForeignOrigin => StatusCode::FORBIDDEN,
+        Code::NotAllowed | Code::NotDecided | Code::Suspended | Code::ForeignHost | Code::ForeignOrigin => {
+            StatusCode::FORBIDDEN
+        }
         Code::NotFound | Code::UnknownStream | Code::UnknownSubscription | Code::UnknownToken => {
             StatusCode::NOT_FOUND
         }
@@ -64,8 +66,6 @@ pub(crate) fn status(code: Code) -> StatusCode {
         | Code::BatchTooLarge
         | Code::TooManyEvents => StatusCode::PAYLOAD_TOO_LARGE,
         Code::UnsupportedMediaType | Code::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        // RFC 9110 section 15.5.20: this server does not answer for the host that the request names.
-        Code::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
         Code::IfMatchRequired => StatusCode::PRECONDITION_REQUIRED,
         Code::OverBudget | Code::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
         Code::Corrupt | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,

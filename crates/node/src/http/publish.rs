@@ -27,6 +27,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -37,7 +38,7 @@ use weir_event::{Event, http as binding, json};
 use weir_log::{Appended, Producer};
 
 use super::query::Query;
-use super::{Peer, Routes, auth};
+use super::{Peer, Routes, auth, rest};
 use crate::Node;
 use crate::admit::{self, Incoming, Terms};
 use crate::control::descriptor::{Member, Plain, durability_name};
@@ -70,13 +71,18 @@ pub(crate) async fn answer<B>(
 where
     B: http_body::Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
-    let mut response = match publish(node, connection, request).await {
+    let (head, mut body) = request.into_parts();
+    let mut response = match publish(node, connection, &head, &mut body).await {
         Ok(appended) => {
             let mut response = Response::new(Body::from(Bytes::from(to_json(&appended))));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response
         }
-        Err(error) => error.into_response().map(Body::Router),
+        Err(error) => {
+            let mut response = error.into_response().map(Body::Router);
+            rest::settle(&mut body, head.version, &head.headers, response.headers_mut()).await;
+            response
+        }
     };
     super::protect(response.headers_mut());
     response
@@ -85,12 +91,12 @@ where
 async fn publish<B>(
     node: &Node,
     connection: Option<&Connection>,
-    request: Request<B>,
+    head: &Parts,
+    body: &mut B,
 ) -> Result<Appended, Error>
 where
     B: http_body::Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
-    let (head, mut body) = request.into_parts();
     let asked = (|| {
         super::check(node, &head.uri, &head.headers)?;
         let peer = connection.map(|connection| Peer(connection.peer()));
@@ -129,7 +135,7 @@ where
     // A body whose length is not said may become as long as is allowed.
     let _held = node.admit().hold(known.unwrap_or(most)).await?;
     let timeout = node.settings().request_timeout;
-    let body = read(&mut body, known, most, timeout).await.map_err(|unread| match unread {
+    let body = read(body, known, most, timeout).await.map_err(|unread| match unread {
         Unread::TooLarge => too_large(node, mode),
         Unread::Slow => Error::new(Code::RequestTimeout, "the body did not arrive in time")
             .retry_after(Duration::from_secs(1)),
