@@ -107,6 +107,8 @@ class Node:
 
     def stop(self, seconds: float = 15):
         """SIGTERM: drains, saves, exits 0."""
+        if self.disk:
+            self.disk.release()
         self.process.send_signal(signal.SIGTERM)
         try:
             code = self.process.wait(seconds)

@@ -2,6 +2,7 @@
 
 `disk_control.py` holds back or fails the node's own system calls; the full disk is a small file system of its own."""
 
+import contextlib
 import errno
 import json
 import shutil
@@ -32,7 +33,7 @@ class Call(threading.Thread):
         self.start()
 
     def run(self):
-        with httpx.Client(base_url=self.node.url, timeout=60) as client:
+        with contextlib.suppress(httpx.HTTPError), httpx.Client(base_url=self.node.url, timeout=60) as client:
             self.answer = client.post(f"/streams/{self.stream}/events", params={"positions": 1}, content=json.dumps(self.events),
                                       headers={"content-type": BATCH})
 
@@ -49,6 +50,7 @@ def disk_node(make_node):
     node.create("synced")
     node.create("fast", durability="written")
     node.publish("synced", [event("before", 0)])
+    node.publish("fast", [event("before", 0)])
     return node
 
 
@@ -67,7 +69,7 @@ def test_while_a_sync_is_held_back_nobody_sees_the_event(disk_node):
     wait_until(lambda: node.disk.waiting, "the sync to be held back")
     retry = Call(node, "synced", event("late", 1))
     written = Call(node, "fast", event("fast", 1))
-    assert done(written.result())["first"] == 1, "a written stream never waits for a sync"
+    assert done(written.result())["first"] == 2, "a written stream never waits for a sync"
     time.sleep(1.5)
     assert first.answer is None and retry.answer is None, "acknowledged before it was durable"
     assert see(node) == ["before"]
@@ -277,7 +279,7 @@ def test_watermarks_come_before_the_disk_is_full(make_node, tmp_path):
         return node.http.post("/streams/s/events", content=json.dumps(event(f"{time.monotonic()}")), headers={"content-type": JSON}).status_code
 
     wait_until(lambda: status() == 507, "publishers to be refused at 95 %", 20)
-    assert node.http.get("/readyz").status_code in (200, 503)
+    assert node.http.get("/readyz").status_code == 503
     wait_until(lambda: "disk" in json.dumps(node.read("_weir.ops")), "an operational event about the disk")
     ballast.unlink()
     wait_until(lambda: status() == 200 or status() == 201, "publishers to be taken again", 20)

@@ -101,7 +101,7 @@ def test_a_busy_port_is_named(node, tmp_path):
 
 def test_other_addresses_need_authentication_and_a_word_about_plaintext(tmp_path, make_node):
     out = serve("--listen", f"0.0.0.0:{free_port()}", "--data", str(tmp_path / "a"))
-    assert out.returncode != 0 and "token" in out.stderr + out.stdout
+    assert out.returncode != 0 and "--insecure-plaintext" in out.stderr + out.stdout
     out = serve("--listen", f"0.0.0.0:{free_port()}", "--data", str(tmp_path / "a"), "--insecure-plaintext")
     assert out.returncode != 0 and "token" in out.stderr + out.stdout
     node = make_node()

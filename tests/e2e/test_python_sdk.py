@@ -109,6 +109,7 @@ def test_what_came_out_goes_in_again_elsewhere(sdk):
         same(make(name), FORMAT.read(CloudEvent, line))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_classic_api(sdk):
     sent = classic.CloudEvent({"source": "/classic", "type": "t", "id": "c1", "time": "2026-01-01T00:00:00Z", "ext": "1"}, {"n": 1})
     for to in (classic.to_binary, classic.to_structured):

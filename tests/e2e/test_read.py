@@ -29,10 +29,13 @@ def ids(events) -> list[int]:
     ({"from_": 250, "to": 250}, range(250, 251)),
     ({"to": 3}, range(1, 4)),
     ({"from_": 251}, range(0)),
-    ({"from_": 100_000}, range(0)),
 ])
 def test_ranges_are_inclusive(numbers, query, expected):
     assert ids(numbers.read("numbers", **query)) == list(expected)
+
+
+def test_a_position_far_beyond_the_head_is_an_error_that_says_where_the_head_is(numbers):
+    assert problem(numbers.http.get("/streams/numbers/events", params={"from": 100_000}), 400, "bad-position")["head"] == 250
 
 
 def test_latest_is_what_comes_next(numbers):
