@@ -76,7 +76,7 @@ impl Node {
         };
         let data = settings.data.clone();
         let opened = tokio::task::spawn_blocking(move || Engine::open(&data, options));
-        let engine = Arc::new(opened.await.map_err(Error::internal)??);
+        let engine = Arc::new(opened.await.map_err(Error::internal)?.map_err(unopened)?);
         let log: Arc<dyn Log> = engine.clone();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
@@ -258,4 +258,19 @@ impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Node").field("settings", &self.parts.settings).finish_non_exhaustive()
     }
+}
+
+/// Why the log did not open, for the operator who starts the node: in the log's own words, which name the
+/// directory, who else holds it, or the format. They are kept from callers of a running node, and there is none yet.
+fn unopened(error: weir_log::Error) -> Error {
+    let code = match error.kind() {
+        weir_log::Kind::Corrupt => Code::Corrupt,
+        weir_log::Kind::Unavailable | weir_log::Kind::Closed => Code::NotReady,
+        weir_log::Kind::Exhausted => Code::DiskFull,
+        weir_log::Kind::Invalid
+        | weir_log::Kind::NotFound
+        | weir_log::Kind::Conflict
+        | weir_log::Kind::Internal => Code::Internal,
+    };
+    Error::new(code, error.to_string()).caused_by(error)
 }

@@ -61,6 +61,9 @@ async fn a_node_on_a_disk_says_how_much_room_there_is() {
     assert!(disk["total"].as_u64().unwrap() >= disk["free"].as_u64().unwrap(), "{disk}");
     assert_eq!((&disk["full"], &disk["stop"]), (&json!(false), &json!(1.0)));
     app.get("/readyz", "").await.ok(200);
+    // Who starts a second one reads what is wrong.
+    let second = Node::open(on_disk(Percent(100))).await.err().unwrap();
+    assert!(second.to_string().contains("in use"), "{second}");
 
     let metrics = app.get("/metrics", "").await;
     assert_eq!(metrics.ok(200).header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
