@@ -175,9 +175,9 @@ def test_conflicts(node):
 
 def test_an_open_node_cannot_be_driven_by_a_web_page(node):
     node.create("orders")
-    for headers, status, error in [({"host": "evil.example"}, 421, "foreign-host"),
+    for headers, status, error in [({"host": "evil.example"}, 403, "foreign-host"),
                                    ({"origin": "https://evil.example"}, 403, "foreign-origin"),
-                                   ({"host": "evil.example", "origin": "http://evil.example"}, 421, "foreign-host")]:
+                                   ({"host": "evil.example", "origin": "http://evil.example"}, 403, "foreign-host")]:
         answer = node.http.get("/streams", headers=headers)
         problem(answer, status, error)
         answer = node.http.put("/streams/made", json={}, headers=headers)

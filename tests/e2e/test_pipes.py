@@ -152,12 +152,13 @@ def test_filter_and_exec(node, env, tmp_path):
 
 def test_log_check_and_repair(node):
     node.create("s")
-    node.publish("s", [event(f"{i}", "x" * 500) for i in range(1000)])
+    for batch in range(20):
+        node.publish("s", [event(f"{batch} {i}", "x" * 500) for i in range(50)])
     node.stop()
     out = run("log", "check", "--data", str(node.data))
     assert "corrupt" not in out.stdout.lower() or "0 corrupt" in out.stdout.lower()
-    # One byte in the middle of the biggest file of the log.
-    victim = max((path for path in node.data.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    # One byte in the middle of the events.
+    victim = max(node.data.glob("log/1/*.seg"), key=lambda path: path.stat().st_size)
     content = bytearray(victim.read_bytes())
     place = content.rindex(b"x" * 400) + 100
     content[place] ^= 0xFF
