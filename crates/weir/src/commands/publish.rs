@@ -93,6 +93,8 @@ impl PublishArgs {
         };
         if let Some(progress) = progress {
             progress.abort();
+            // Until it has taken its bar off the terminal.
+            let _ = progress.await;
         }
         let totals = publisher.totals();
         if let Err(failure) = result {

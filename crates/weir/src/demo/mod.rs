@@ -98,7 +98,7 @@ impl DemoArgs {
             () = interrupted() => Ok(()),
             () = after(self.duration) => Ok(()),
         };
-        stage.clear();
+        stage.table().leave();
         closing.cancel();
         let _ = serving.await;
         if result.is_ok() {

@@ -64,6 +64,11 @@ impl Table {
         out.flush()
     }
 
+    /// Leaves the table where it stands: what is printed next comes below it.
+    pub(super) fn leave(&mut self) {
+        self.drawn = 0;
+    }
+
     /// Moves to where the table began and clears from there on (ECMA-48: CPL, ED).
     fn erase(&self, out: &mut impl Write) -> io::Result<()> {
         if self.drawn > 0 { write!(out, "\x1b[{}F\x1b[J", self.drawn) } else { Ok(()) }
