@@ -1,6 +1,6 @@
 //! All file access of the log goes through this one small interface.
 //!
-//! It exists so that a test can own the disk: [`real`] talks to the operating system, [`sim`] keeps what was
+//! It exists so that a test can own the disk: [`real`] talks to the operating system, `sim` keeps what was
 //! written and what was synced apart, cuts the power, loses writes and lies about syncs. The engine therefore
 //! never touches `std::fs`, and every promise it makes can be tried against a disk at its worst.
 //!

@@ -3,7 +3,7 @@
 //! A request passes [`guard`] (paths, and on an open node `Host` and `Origin`), then the call's function, which
 //! says who asks (`auth`), reads its query and body strictly (`query`, `body`), has `control`, `admit` or
 //! `deliver` do the work, and turns the outcome into an answer. Whatever goes wrong anywhere is an
-//! [`Error`](crate::Error) and leaves as a problem detail (`problem`), also what axum itself refuses: unknown
+//! [`Error`] and leaves as a problem detail (`problem`), also what axum itself refuses: unknown
 //! paths, wrong methods.
 //!
 //! **This module translates and holds no policy.** It compares no roles, keeps no state of its own and starts

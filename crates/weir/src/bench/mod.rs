@@ -232,7 +232,7 @@ fn everything() -> Vec<Workload> {
 /// Runs one workload, the yardstick right before it.
 async fn one(bench: &Bench, workload: &Workload, place: &Path, report: &mut Report) -> io::Result<()> {
     let node = async || match bench.node {
-        Some(address) => Ok(Target::running(address, bench.pid, bench.folder.clone())),
+        Some(address) => Ok(Target::running(address, bench.pid)),
         None => Target::node(place).await,
     };
     match workload {

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,6 @@ pub(super) struct Target {
     pub(super) address: SocketAddr,
     /// Known only where the bench started the server or was told.
     pub(super) pid: Option<u32>,
-    /// The folder on the disk that is measured beside it.
-    pub(super) folder: Option<PathBuf>,
     /// From the start of the process to its first answer.
     pub(super) ready_after: Duration,
     child: Option<Child>,
@@ -39,8 +37,8 @@ impl Target {
     }
 
     /// A node that is running already.
-    pub(super) fn running(address: SocketAddr, pid: Option<u32>, folder: Option<PathBuf>) -> Self {
-        Self { address, pid, folder, ready_after: Duration::ZERO, child: None }
+    pub(super) fn running(address: SocketAddr, pid: Option<u32>) -> Self {
+        Self { address, pid, ready_after: Duration::ZERO, child: None }
     }
 
     async fn spawn(
@@ -60,13 +58,7 @@ impl Target {
         }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
         let pid = child.id();
-        let mut target = Self {
-            address,
-            pid: Some(pid),
-            folder: folder.map(Path::to_path_buf),
-            ready_after: Duration::ZERO,
-            child: Some(child),
-        };
+        let mut target = Self { address, pid: Some(pid), ready_after: Duration::ZERO, child: Some(child) };
         let request = get(ready, "*/*");
         loop {
             if let Ok(mut connection) = Connection::open(address).await
