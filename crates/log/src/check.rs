@@ -167,7 +167,7 @@ fn survey(core: &Core, shard: u32) -> io::Result<Survey> {
             line = line.max(segment.mark());
         }
         line = line.max(segment.header.synced);
-        let scan = recover::scan(core, &*segment.file, segment.end())?;
+        let scan = recover::scan(core, &segment)?;
         line = scan.groups.iter().fold(line, |line, (_, group)| line.max(group.synced));
         scans.push((segment, scan));
     }

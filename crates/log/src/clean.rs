@@ -23,7 +23,7 @@ use weir_event::flow::{History, Position, Time};
 
 use crate::api::{Error, Kind, SkipReason, StreamId};
 use crate::counters::Counters;
-use crate::disk::{Why, named};
+use crate::disk::Why;
 use crate::engine::Inner;
 use crate::events;
 use crate::format::{Chunk, ChunkKind, GroupHeader, GroupKind, Mark, SegmentHeader, reason_code};
@@ -97,22 +97,27 @@ fn skip(stream: StreamId, like: &Chunk, first: Position, last: Position) -> Chun
 /// Does all there is to do, once. Blocks; errors are logged and the next time tries again.
 pub(crate) fn tidy(inner: &Inner) {
     inner.core.room.keep_reserve(&inner.core);
+    let mut bytes = 0;
     for shard in &inner.shards {
-        let streams: Vec<Arc<Stream>> =
-            inner.read_streams().values().filter(|stream| stream.shard == shard.number).cloned().collect();
         let _cleaning = lock(&shard.cleaning);
-        if let Err(error) = seal(shard, &streams)
-            .and_then(|()| retain(shard, &streams).map_err(io::Error::other))
-            .and_then(|()| clean(shard, &streams))
+        // Before the streams are looked up: one declared since has nothing in these segments.
+        let candidates = complete(shard);
+        let streams = streams_of(inner, shard);
+        // Each for itself: what keeps one from ending must not keep the others from making room.
+        let sealed = seal(shard, &streams, &candidates);
+        let retained = retain(shard, &streams).map_err(io::Error::other);
+        for error in
+            [sealed, retained, clean(shard, &streams, &candidates)].into_iter().filter_map(Result::err)
         {
             tracing::warn!(shard = shard.number, %error, "tidying a shard has to be tried again");
         }
+        bytes += lock(&shard.segments).values().map(|segment| segment.end()).sum::<u64>();
     }
-    let bytes = inner.shards.iter().map(|shard| {
-        let segments = lock(&shard.segments);
-        segments.values().map(|segment| segment.end()).sum::<u64>()
-    });
-    inner.core.counters.segment_bytes.store(bytes.sum(), Relaxed);
+    inner.core.counters.segment_bytes.store(bytes, Relaxed);
+}
+
+fn streams_of(inner: &Inner, shard: &Shard) -> Vec<Arc<Stream>> {
+    inner.read_streams().values().filter(|stream| stream.shard == shard.number).cloned().collect()
 }
 
 /// Segments that are complete and synced, but for the newest.
@@ -127,32 +132,23 @@ fn complete(shard: &Shard) -> Vec<Arc<Segment>> {
 }
 
 /// Writes the index of every segment that is complete.
-fn seal(shard: &Shard, streams: &[Arc<Stream>]) -> io::Result<()> {
-    let todo: Vec<Arc<Segment>> =
-        complete(shard).into_iter().filter(|segment| !segment.indexed.load(Relaxed)).collect();
+fn seal(shard: &Shard, streams: &[Arc<Stream>], candidates: &[Arc<Segment>]) -> io::Result<()> {
+    let todo: Vec<_> = candidates.iter().filter(|segment| !segment.indexed.load(Relaxed)).collect();
     if todo.is_empty() {
         return Ok(());
     }
     let by_id: HashMap<StreamId, &Arc<Stream>> = streams.iter().map(|stream| (stream.id, stream)).collect();
     for segment in todo {
-        let scan = recover::scan(&shard.core, &*segment.file, segment.end())?;
-        if !scan.damage.is_empty() || scan.end < segment.end() {
-            // Without an index every start finds the damage again, and says so.
-            continue;
-        }
-        let mut gathered =
-            Gathered { last: scan.groups.last().map(|(_, group)| *group), ..Gathered::default() };
-        for (group, offset, chunk) in &scan.chunks {
-            gathered.push(&scan.groups[*group].1, chunk, *offset);
-        }
-        index::write(&shard.core, &segment, &mut gathered)?;
+        // Without an index, which a damaged one never gets, every start finds the damage again, and says so.
+        let Ok(mut gathered) = index::gather(&shard.core, segment) else { continue };
+        index::write(&shard.core, segment, &mut gathered)?;
         segment.indexed.store(true, Relaxed);
         // Room taken in advance and not used goes back. Nothing depends on it.
         let _ = segment.file.truncate(segment.end());
         for (id, (summary, _)) in gathered.streams {
             let Some(stream) = by_id.get(&id) else { continue };
             let mut shared = lock(&stream.shared);
-            let range = shared.ranges.iter_mut().find(|range| Arc::ptr_eq(&range.segment, &segment));
+            let range = shared.ranges.iter_mut().find(|range| Arc::ptr_eq(&range.segment, segment));
             if let Some(range) = range {
                 range.entries = Entries::Stored { offset: summary.offset, count: summary.count };
             }
@@ -188,11 +184,15 @@ fn retain(shard: &Arc<Shard>, streams: &[Arc<Stream>]) -> Result<(), Error> {
             drop(shard.ask(trims[0].0, Work::Roll)?);
         }
     }
-    let answers: Vec<_> =
-        trims.into_iter().map(|(stream, first)| shard.ask(stream, Work::Trim { first })).collect();
-    for answer in answers {
-        if let Ok(Err(error)) = answer?.blocking_recv() {
-            return Err(error);
+    // In slices, so that publishers find room in the queue.
+    for trims in trims.chunks(1024) {
+        let ask =
+            |(stream, first): &(&Arc<Stream>, Position)| shard.ask(stream, Work::Trim { first: *first });
+        let answers: Vec<_> = trims.iter().map(ask).collect();
+        for answer in answers {
+            if let Ok(Err(error)) = answer?.blocking_recv() {
+                return Err(error);
+            }
         }
     }
     Ok(())
@@ -241,30 +241,44 @@ fn first_kept(core: &Core, stream: &Stream) -> Result<Option<Position>, Error> {
     Ok((keep > first).then_some(keep))
 }
 
-/// How much of a range is alive and dead, and whether some of it has been dead for long.
-fn share(shared: &Shared, at: usize) -> (u64, u64) {
+/// Whether all of a range is synced.
+fn is_synced(range: &Range, synced: Mark) -> bool {
+    let number = range.segment.number();
+    number < synced.segment
+        || match &range.entries {
+            Entries::Here(entries) => {
+                let end = entries.first().map_or(u64::MAX, crate::segment::Entry::end);
+                Mark { segment: number, offset: end } <= synced
+            }
+            Entries::Stored { .. } => true,
+        }
+}
+
+/// How much of a range is alive and how much dead. What follows it counts only once it is synced.
+fn share(shared: &Shared, at: usize, synced: Mark) -> (u64, u64) {
     let range = &shared.ranges[at];
-    let last = at + 1 == shared.ranges.len();
-    let word = last || shared.trim_at == range.segment.number();
-    let few = Chunk::LEN as u64 * 2;
-    if shared.removed {
-        return if last && at > 0 { (few.min(range.size), range.size) } else { (0, range.size) };
+    let last = !shared.ranges[at + 1..].iter().any(|later| is_synced(later, synced));
+    let word = last || range.producers || shared.trim_at == range.segment.number();
+    let few = (Chunk::LEN as u64 * 2).min(range.size);
+    if shared.gone {
+        return if last && at > 0 { (few, range.size - few) } else { (0, range.size) };
     }
     if range.last < shared.first || range.last < range.first {
-        let kept = if word { few.min(range.size) } else { 0 };
+        let kept = if word { few } else { 0 };
         return (kept, range.size - kept);
     }
     (range.size, 0)
 }
 
 /// Replaces and removes what is mostly dead.
-fn clean(shard: &Shard, streams: &[Arc<Stream>]) -> io::Result<()> {
+fn clean(shard: &Shard, streams: &[Arc<Stream>], candidates: &[Arc<Segment>]) -> io::Result<()> {
     let core = &shard.core;
+    let synced = lock(&shard.gate).synced;
     let mut shares: BTreeMap<u64, (u64, u64, bool)> = BTreeMap::new();
     for stream in streams {
         let shared = lock(&stream.shared);
         for (at, range) in shared.ranges.iter().enumerate() {
-            let (live, dead) = share(&shared, at);
+            let (live, dead) = share(&shared, at, synced);
             let partly = range.first < shared.first && range.last >= shared.first;
             let sum = shares.entry(range.segment.number()).or_default();
             *sum = (sum.0 + live, sum.1 + dead, sum.2 || partly || dead > 0);
@@ -275,7 +289,6 @@ fn clean(shard: &Shard, streams: &[Arc<Stream>]) -> io::Result<()> {
     // Neighbours that are worth rewriting together.
     let mut run: Vec<Arc<Segment>> = Vec::new();
     let (mut run_live, mut run_worth) = (0, false);
-    let candidates = complete(shard);
     let oldest = lock(&shard.segments).keys().next().copied();
     let mut front = oldest;
     for segment in candidates.iter().filter(|segment| segment.indexed.load(Relaxed)) {
@@ -310,7 +323,14 @@ fn clean(shard: &Shard, streams: &[Arc<Stream>]) -> io::Result<()> {
 fn flush(shard: &Shard, streams: &[Arc<Stream>], run: &mut Vec<Arc<Segment>>, worth: bool) -> io::Result<()> {
     let run = std::mem::take(run);
     // Small ones are put together once there are several of them.
-    if worth || run.len() >= 4 { rewrite(shard, streams, &run, &Erase::new(), None) } else { Ok(()) }
+    if !worth && run.len() < 4 {
+        return Ok(());
+    }
+    match rewrite(shard, streams, &run, &Erase::new(), None) {
+        // It stays as it is, for whoever repairs; the others are cleaned all the same.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(()),
+        result => result,
+    }
 }
 
 /// Removes a segment at the log's beginning of which nothing lives.
@@ -358,18 +378,20 @@ pub(crate) fn rewrite(
     let core = &shard.core;
     let (Some(head), Some(tail)) = (run.first(), run.last()) else { return Ok(()) };
     let inside = |segment: &Arc<Segment>| run.iter().any(|other| Arc::ptr_eq(other, segment));
+    let synced = lock(&shard.gate).synced;
     let mut living = HashMap::new();
     for stream in streams {
         let shared = lock(&stream.shared);
         let elsewhere = shared.ranges.iter().any(|range| !inside(&range.segment));
-        let last_here = shared.ranges.last().is_some_and(|range| inside(&range.segment));
+        let last = shared.ranges.iter().rev().find(|range| is_synced(range, synced));
+        let last_here = last.is_some_and(|range| inside(&range.segment));
         let trim_here = run.iter().any(|segment| segment.number() == shared.trim_at);
-        let (first, removed) = (shared.first, shared.removed);
+        let (first, removed) = (shared.first, shared.gone);
         living.insert(stream.id, Living { first, removed, last_here, trim_here, elsewhere });
     }
     let mut scans = Vec::new();
     for segment in run {
-        let scan = recover::scan(core, &*segment.file, segment.end())?;
+        let scan = recover::scan(core, segment)?;
         if mend.is_none() && (!scan.damage.is_empty() || scan.end < segment.end()) {
             tracing::error!(file = segment.file.path(), "a damaged segment is not cleaned");
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the segment is damaged"));
@@ -412,7 +434,7 @@ pub(crate) fn rewrite(
                 count += 1;
                 let place = at + buffer.len() as u64;
                 let chunk = match erase.get(&chunk.stream) {
-                    Some(positions) => erased(core, chunk, bytes, positions, &mut buffer),
+                    Some(positions) => erased(core, chunk, bytes, positions, &mut buffer)?,
                     None => {
                         buffer.extend_from_slice(&bytes);
                         *chunk
@@ -471,9 +493,11 @@ pub(crate) fn rewrite(
     Counters::add(&core.counters.written_bytes_total, end);
     let file = core.disk.open(&path)?;
     let segment = Segment::new(header, file, end, true);
-    index::write(core, &segment, &mut gathered)
-        .map_err(|e| named("index", segment.file.path(), &e))
-        .map(|()| segment.indexed.store(true, Relaxed))?;
+    // A replacement without index counts all the same: it goes on with its entries in memory.
+    match index::write(core, &segment, &mut gathered) {
+        Ok(()) => segment.indexed.store(true, Relaxed),
+        Err(error) => tracing::warn!(%error, "an index could not be written"),
+    }
     swap(shard, streams, run, &segment, gathered);
     for old in run {
         drop_files(core, old)?;
@@ -517,12 +541,16 @@ fn erased(
     bytes: Vec<u8>,
     positions: &HashSet<Position>,
     out: &mut Vec<u8>,
-) -> Chunk {
+) -> io::Result<Chunk> {
     let hit = chunk.kind == ChunkKind::Run
         && (0..u64::from(chunk.count)).any(|i| positions.contains(&chunk.first.plus(i)));
-    if !hit || !chunk.verify(&bytes[Chunk::LEN..]) {
+    if !hit {
         out.extend_from_slice(&bytes);
-        return *chunk;
+        return Ok(*chunk);
+    }
+    if !chunk.verify(&bytes[Chunk::LEN..]) {
+        let text = format!("erase: positions {} to {} are damaged", chunk.first, chunk.last());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     let (body, extra) = bytes[Chunk::LEN..].split_at(chunk.body_len as usize);
     let mut new = Vec::with_capacity(body.len());
@@ -540,7 +568,7 @@ fn erased(
     out.extend_from_slice(&header.encode(core.salt));
     out.extend_from_slice(&new);
     out.extend_from_slice(extra);
-    header
+    Ok(header)
 }
 
 /// Puts the new segment where the old ones were.
@@ -551,19 +579,24 @@ fn swap(
     new: &Arc<Segment>,
     gathered: Gathered,
 ) {
-    let mut summaries: HashMap<StreamId, index::Summary> =
-        gathered.streams.into_iter().map(|(id, (summary, _))| (id, summary)).collect();
+    let mut gathered = gathered.streams;
     let (from, upto) = (new.number(), new.header.upto);
+    // The new file goes by the same number: nobody may find the old one's groups under it.
+    shard.cache.forget(Mark { segment: from, offset: 0 }, upto);
+    let stored = new.indexed.load(Relaxed);
     for stream in streams {
         let mut shared = lock(&stream.shared);
         let inside = |range: &Range| run.iter().any(|old| Arc::ptr_eq(old, &range.segment));
         let Some(at) = shared.ranges.iter().position(inside) else { continue };
         shared.ranges.retain(|range| !inside(range));
-        if let Some(summary) = summaries.remove(&stream.id) {
-            let entries = Entries::Stored { offset: summary.offset, count: summary.count };
-            let (first, last, time) = (summary.first, summary.last, summary.time);
-            let (bytes, size) = (summary.bytes, summary.size);
-            shared.ranges.insert(at, Range { segment: new.clone(), first, last, time, bytes, size, entries });
+        if let Some((summary, entries)) = gathered.remove(&stream.id) {
+            let entries = match stored {
+                true => Entries::Stored { offset: summary.offset, count: summary.count },
+                false => Entries::Here(entries),
+            };
+            let index::Summary { first, last, time, bytes, size, producers, .. } = summary;
+            let segment = new.clone();
+            shared.ranges.insert(at, Range { segment, first, last, time, bytes, size, producers, entries });
         }
         if (from..=upto).contains(&shared.trim_at) {
             shared.trim_at = from;
@@ -578,7 +611,6 @@ fn swap(
         segments.insert(from, new.clone());
     }
     Counters::sub(&shard.core.counters.segments, run.len() as u64 - 1);
-    shard.cache.forget(Mark { segment: from, offset: 0 }, upto);
 }
 
 /// Removes the data of single events for good.
@@ -603,10 +635,10 @@ pub(crate) fn erase(inner: &Inner, id: StreamId, positions: Vec<Position>) -> Re
         let closed = |_| Error::new(Kind::Closed, "erase: the log was closed");
         shard.ask(&stream, Work::Trim { first })?.blocking_recv().map_err(closed)??;
     }
-    let streams: Vec<Arc<Stream>> =
-        inner.read_streams().values().filter(|stream| stream.shard == shard.number).cloned().collect();
     let _cleaning = lock(&shard.cleaning);
-    seal(shard, &streams).map_err(|e| disk_error(&e))?;
+    let candidates = complete(shard);
+    let streams = streams_of(inner, shard);
+    seal(shard, &streams, &candidates).map_err(|e| disk_error(&e))?;
     let hit: Vec<Arc<Segment>> = {
         let shared = lock(&stream.shared);
         shared.ranges.iter().filter(|range| holds(range)).map(|range| range.segment.clone()).collect()

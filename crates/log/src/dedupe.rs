@@ -8,7 +8,7 @@
 //!
 //! [`Producers`] answers the retry of an idempotent producer's batch with the positions it got, however late.
 //! Batches that follow each other in sequence and position are one entry, so a lone producer's whole past takes
-//! one; of others the last [`RANGES_MAX`] are kept.
+//! one; of others the last 32 are kept.
 //!
 //! Neither writes anything: both are rebuilt from the chunks when a stream is first appended to after a start.
 
@@ -106,6 +106,16 @@ impl Window {
         }
     }
 
+    /// Gives back memory that is not used.
+    pub(crate) fn shrink(&mut self) {
+        let (hashes, start) = (&mut self.hashes, self.start as u32);
+        let room = hashes.len() + hashes.len() / 8;
+        hashes.shrink_to(room);
+        let hashes = &*hashes;
+        self.table.shrink_to(room, |&place| hashes[place.wrapping_sub(start) as usize]);
+        self.spans.shrink_to_fit();
+    }
+
     /// Forgets everything at and above a position: it was not stored after all.
     pub(crate) fn truncate(&mut self, next: Position) {
         while let Some(&hash) = self.hashes.back() {
@@ -139,7 +149,9 @@ impl Window {
 }
 
 /// Ranges of sequence numbers remembered per producer.
-pub(crate) const RANGES_MAX: usize = 32;
+const RANGES_MAX: usize = 32;
+/// Stretches of consecutive positions remembered per producer, in all its ranges.
+const STRETCHES_MAX: usize = 1024;
 
 /// Idempotent producers of one stream.
 #[derive(Default)]
@@ -165,8 +177,8 @@ struct Range {
 enum Places {
     /// Consecutive from here on.
     From(Position),
-    /// One for each: some were duplicates.
-    Each(Box<[Position]>),
+    /// Stretches of consecutive ones, each first position and how many: some were duplicates.
+    Stretches(Box<[(Position, u32)]>),
 }
 
 /// What a batch of an idempotent producer is.
@@ -226,9 +238,12 @@ impl Producers {
                 *had += count;
             }
             _ => {
-                let places = if each.is_empty() { Places::From(first) } else { Places::Each(each.into()) };
+                let places =
+                    if each.is_empty() { Places::From(first) } else { Places::Stretches(stretches(each)) };
                 state.ranges.push_back(Range { sequence: producer.sequence, count, places });
-                if state.ranges.len() > RANGES_MAX {
+                let many =
+                    |state: &State| state.ranges.iter().map(Range::stretches).sum::<usize>() > STRETCHES_MAX;
+                while state.ranges.len() > RANGES_MAX || (state.ranges.len() > 1 && many(state)) {
                     state.ranges.pop_front();
                 }
             }
@@ -242,6 +257,23 @@ impl Producers {
     }
 }
 
+impl Range {
+    fn stretches(&self) -> usize {
+        if let Places::Stretches(stretches) = &self.places { stretches.len() } else { 1 }
+    }
+}
+
+fn stretches(each: &[Position]) -> Box<[(Position, u32)]> {
+    let mut stretches: Vec<(Position, u32)> = Vec::new();
+    for &position in each {
+        match stretches.last_mut() {
+            Some((first, count)) if first.plus(u64::from(*count)) == position => *count += 1,
+            _ => stretches.push((position, 1)),
+        }
+    }
+    stretches.into()
+}
+
 impl State {
     fn place(&self, sequence: u64) -> Position {
         for range in &self.ranges {
@@ -250,7 +282,16 @@ impl State {
             {
                 return match &range.places {
                     Places::From(first) => first.plus(i),
-                    Places::Each(each) => each.get(i as usize).copied().unwrap_or(Position::NONE),
+                    Places::Stretches(stretches) => {
+                        let mut left = i;
+                        for (first, count) in stretches {
+                            if left < u64::from(*count) {
+                                return first.plus(left);
+                            }
+                            left -= u64::from(*count);
+                        }
+                        Position::NONE
+                    }
                 };
             }
         }

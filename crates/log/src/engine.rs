@@ -56,17 +56,16 @@ impl Engine {
         let mut shards = Vec::new();
         let mut writers = Vec::new();
         let mut taken = 0;
-        let tails = (core.options.tail_bytes / 16, core.options.tail_bytes / (format.shards.max(1) as usize));
         for number in 0..=format.shards {
             let found = recover::open(&core, number).map_err(|error| recover::refused(number, &error))?;
-            let shard = Shard::new(number, core.clone(), if number == 0 { tails.0 } else { tails.1 });
+            let shard = Shard::new(number, core.clone(), format.shards);
             taken = taken.max(found.taking);
             Counters::add(&core.counters.segments, found.segments.len() as u64);
             let bytes = found.segments.values().map(|segment| segment.end()).sum();
             Counters::add(&core.counters.segment_bytes, bytes);
             streams.extend(found.streams);
             *lock(&shard.segments) = found.segments;
-            lock(&shard.gate).synced = found.end;
+            lock(&shard.gate).synced = found.synced;
             if let Some(current) = &found.current {
                 current.sealed.store(false, Relaxed);
             }
@@ -84,6 +83,8 @@ impl Engine {
                 marked: found.end,
                 wrote: core.clock.elapsed(),
                 swept: core.clock.elapsed(),
+                told: false,
+                void: Vec::new(),
             });
             shards.push(shard);
         }
@@ -224,6 +225,10 @@ impl Log for Engine {
             return Err(Error::new(Kind::NotFound, format!("declare: stream {} was removed", id.0)));
         }
         shared.declared = true;
+        if intake.settings.durability != settings.durability {
+            // What the promise was made on has changed: the next chunk says what it is now, and is synced first.
+            intake.anchored = false;
+        }
         (shared.durability, shared.retention) = (settings.durability, settings.retention);
         shared.dedupe = settings.dedupe.is_some();
         intake.settings = settings;
@@ -232,12 +237,11 @@ impl Log for Engine {
 
     fn remove(&self, id: StreamId) -> Result<(), Error> {
         let stream = self.inner.stream(id, "remove")?;
-        {
-            let mut shared = lock(&stream.shared);
-            (shared.removed, shared.tail) = (true, None);
-        }
         let request = Request { stream: stream.clone(), work: Work::Remove, reply: None };
-        self.inner.shard(&stream).enqueue(request, true)
+        self.inner.shard(&stream).enqueue(request, true)?;
+        let mut shared = lock(&stream.shared);
+        (shared.removed, shared.tail) = (true, None);
+        Ok(())
     }
 
     fn append(&self, id: StreamId, batch: Batch) -> Answer<'static, Appended> {
@@ -286,7 +290,7 @@ impl Log for Engine {
         let waiting = self
             .inner
             .stream(id, "skip")
-            .and_then(|stream| self.inner.shard(&stream).ask(&stream, Work::Skip { to, repair: false }));
+            .and_then(|stream| self.inner.shard(&stream).ask(&stream, Work::Skip { to }));
         answer(waiting, |_| ())
     }
 

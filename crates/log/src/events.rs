@@ -66,11 +66,37 @@ pub(crate) fn split_first(batch: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// The event at `index` of a batch, without its tag and length.
-pub(crate) fn nth(mut batch: &[u8], index: usize) -> Option<&[u8]> {
+#[cfg(test)]
+fn nth(mut batch: &[u8], index: usize) -> Option<&[u8]> {
     for _ in 0..index {
         batch = split_first(batch)?.1;
     }
     split_first(batch).map(|(event, _)| event)
+}
+
+/// Finds events of a batch one after the other without walking it from the start each time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cursor {
+    batch: u64,
+    index: usize,
+    at: usize,
+}
+
+impl Cursor {
+    /// The event at `index` of a batch that grows only at its end and is known by a number.
+    pub(crate) fn seek<'a>(&mut self, batch: u64, bytes: &'a [u8], index: usize) -> Option<&'a [u8]> {
+        if self.batch != batch || index < self.index || self.at > bytes.len() {
+            *self = Self { batch, index: 0, at: 0 };
+        }
+        let mut rest = &bytes[self.at..];
+        loop {
+            let (event, next) = split_first(rest)?;
+            if self.index == index {
+                return Some(event);
+            }
+            (self.index, self.at, rest) = (self.index + 1, bytes.len() - next.len(), next);
+        }
+    }
 }
 
 /// Where the event at `index` of a batch begins, tag and length included.

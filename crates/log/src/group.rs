@@ -10,6 +10,7 @@ use bytes::Bytes;
 use weir_event::flow::{Position, Time};
 
 use crate::api::{Appended, Error};
+use crate::events::Cursor;
 use crate::format::{Chunk, ChunkKind, FLAG_CONTINUED, FLAG_POSITIONS, GroupHeader};
 use crate::segment::Entry;
 use crate::shard::{Reply, Touched};
@@ -30,8 +31,10 @@ pub(crate) struct Group {
     /// Chunks in order with the index in `touched` of their stream; offsets are within the buffer.
     pub(crate) entries: Vec<(usize, Entry)>,
     pub(crate) touched: Vec<Touched>,
+    /// Where an event was found last.
+    cursor: Cursor,
     /// Answers for when the group is synced.
-    pub(crate) synced: Vec<(Reply, Appended)>,
+    pub(crate) synced: Vec<(Reply, Result<Appended, Error>)>,
     /// Answers for when the group is written.
     pub(crate) written: Vec<(Reply, Appended)>,
     /// Answers that wait for nothing.
@@ -55,6 +58,7 @@ impl Group {
             chunks: 0,
             entries: Vec::new(),
             touched: Vec::new(),
+            cursor: Cursor::default(),
             synced: Vec::new(),
             written: Vec::new(),
             refused: Vec::new(),
@@ -176,12 +180,15 @@ impl Group {
     }
 
     /// The event at a position that this group, not yet written, gives to a stream.
-    pub(crate) fn find(&self, stream: &Stream, position: Position) -> Option<(u64, &[u8])> {
-        let stored = self.entries.iter().rev().find(|(touched, entry)| {
-            entry.kind == ChunkKind::Run
-                && (entry.first..=entry.last).contains(&position)
-                && std::ptr::eq(&raw const *self.touched[*touched].stream, stream)
-        });
+    pub(crate) fn find(&mut self, stream: &Stream, position: Position) -> Option<(u64, &[u8])> {
+        let last = self.touched.len().checked_sub(1)?;
+        if self.touched[last].stream.id != stream.id {
+            return None;
+        }
+        // Chunks come ordered by stream: those of this one are the last.
+        let ours = self.entries.iter().rev().take_while(|(touched, _)| *touched == last);
+        let mut runs = ours.filter(|(_, entry)| entry.kind == ChunkKind::Run);
+        let stored = runs.find(|(_, entry)| (entry.first..=entry.last).contains(&position));
         let (chunk, body) = match (stored, &self.open) {
             (Some((_, entry)), _) => {
                 let at = entry.offset as usize;
@@ -194,7 +201,7 @@ impl Group {
             _ => return None,
         };
         let index = usize::try_from(position.0.checked_sub(chunk.first.0)?).ok()?;
-        crate::events::nth(body, index).map(|event| (chunk.publisher, event))
+        self.cursor.seek(chunk.first.0, body, index).map(|event| (chunk.publisher, event))
     }
 
     /// Fills in the group's header; the whole group, ready to be written.

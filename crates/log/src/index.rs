@@ -46,6 +46,8 @@ pub(crate) struct Summary {
     /// Chunks of that session may have been shown before they were synced.
     pub(crate) written: bool,
     pub(crate) removed: bool,
+    /// There are chunks that only say how far an idempotent producer has come.
+    pub(crate) producers: bool,
     /// Where the entries lie in the index file, and how many.
     pub(crate) offset: u64,
     pub(crate) count: u32,
@@ -84,6 +86,7 @@ impl Gathered {
                 session: 0,
                 written: false,
                 removed: false,
+                producers: false,
                 offset: 0,
                 count: 0,
             };
@@ -101,6 +104,7 @@ impl Gathered {
             ChunkKind::Run => summary.bytes += u64::from(chunk.body_len),
             ChunkKind::Trim => summary.trim = summary.trim.max(Position(chunk.sequence)),
             ChunkKind::Remove => summary.removed = true,
+            ChunkKind::Producer => summary.producers = true,
             _ => {}
         }
         entries.push(entry);
@@ -155,7 +159,8 @@ pub(crate) fn write(core: &Core, segment: &Segment, gathered: &mut Gathered) -> 
         }
         let crc = crc32c::crc32c_append(core.salt, &body[from..]);
         body.extend_from_slice(&crc.to_le_bytes());
-        let flags = u32::from(summary.written) | u32::from(summary.removed) << 1;
+        let flags =
+            u32::from(summary.written) | u32::from(summary.removed) << 1 | u32::from(summary.producers) << 2;
         for number in [
             summary.stream.0,
             summary.history.0,
@@ -219,7 +224,8 @@ pub(crate) fn read(core: &Core, segment: &Segment) -> Option<Directory> {
         let (first, last, next) = (Position(get.u64()), Position(get.u64()), Position(get.u64()));
         let (time, bytes, trim, session) = (Time(get.u64()), get.u64(), Position(get.u64()), get.u64());
         let (offset, count, size) = (get.u64(), get.u64(), get.u64());
-        let (written, removed) = (count >> 32 & 1 == 1, count >> 33 & 1 == 1);
+        let flag = |bit: u64| count >> (32 + bit) & 1 == 1;
+        let (written, removed, producers) = (flag(0), flag(1), flag(2));
         let count = count as u32;
         Summary {
             size,
@@ -234,6 +240,7 @@ pub(crate) fn read(core: &Core, segment: &Segment) -> Option<Directory> {
             session,
             written,
             removed,
+            producers,
             offset,
             count,
         }
@@ -265,30 +272,37 @@ pub(crate) fn cached(core: &Core, segment: &Segment, offset: u64) -> Option<Arc<
     lock(&core.index.loaded).entries.get(&key(segment, offset)).cloned()
 }
 
-/// A stream's entries in a sealed segment; reads them if they are not loaded.
-pub(crate) fn load(core: &Core, segment: &Segment, offset: u64, count: u32) -> io::Result<Arc<Vec<Entry>>> {
+/// A stream's entries in a sealed segment; reads them if they are not loaded. An index that is damaged or gone
+/// (its segment was replaced a moment ago) is made again from the segment, which this holds open.
+pub(crate) fn load(
+    core: &Core,
+    segment: &Segment,
+    stream: StreamId,
+    offset: u64,
+    count: u32,
+) -> io::Result<Arc<Vec<Entry>>> {
     if let Some(entries) = cached(core, segment, offset) {
         return Ok(entries);
     }
-    let path = path(segment);
-    let file = core.disk.open(&path)?;
-    let length = count as usize * ENTRY;
-    let mut bytes = Vec::new();
-    file.read_at(&mut bytes, length + 4, offset)?;
-    let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("read {path}: damaged at {offset}"));
-    if bytes.len() < length + 4
-        || crc32c::crc32c_append(core.salt, &bytes[..length]).to_le_bytes() != bytes[length..]
-    {
-        return Err(damaged());
-    }
-    let mut get = Get::new(&bytes);
-    let entries: Option<Vec<Entry>> = (0..count).map(|_| get_entry(&mut get)).collect();
-    let entries = Arc::new(entries.ok_or_else(damaged)?);
+    let entries = match fetch(core, segment, offset, count) {
+        Ok(Some(entries)) => entries,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(None) | Err(_) => {
+            tracing::warn!(file = segment.file.path(), "the index of a segment is made again");
+            let mut gathered = gather(core, segment)?;
+            if core.disk.open(segment.file.path()).is_ok() {
+                // If this fails, the next one to ask does it again.
+                let _ = write(core, segment, &mut gathered);
+            }
+            gathered.streams.remove(&stream).map(|(_, entries)| entries).unwrap_or_default()
+        }
+    };
+    let entries = Arc::new(entries);
     let mut loaded = lock(&core.index.loaded);
     let key = key(segment, offset);
     if loaded.entries.insert(key, entries.clone()).is_none() {
         loaded.order.push_back(key);
-        loaded.bytes += length;
+        loaded.bytes += entries.len() * ENTRY;
     }
     // The newest stays whatever its size: whoever asked plans with it next.
     while loaded.bytes > core.options.index_bytes && loaded.order.len() > 1 {
@@ -298,4 +312,34 @@ pub(crate) fn load(core: &Core, segment: &Segment, offset: u64, count: u32) -> i
         }
     }
     Ok(entries)
+}
+
+/// Gathers a segment's index from the segment itself.
+pub(crate) fn gather(core: &Core, segment: &Segment) -> io::Result<Gathered> {
+    let scan = crate::recover::scan(core, segment)?;
+    if !scan.damage.is_empty() || scan.end < segment.end() {
+        let text = format!("index {}: the segment is damaged", segment.file.path());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    let last = scan.groups.last().map(|(_, group)| *group);
+    let mut gathered = Gathered { last, ..Gathered::default() };
+    for (group, offset, chunk) in &scan.chunks {
+        gathered.push(&scan.groups[*group].1, chunk, *offset);
+    }
+    Ok(gathered)
+}
+
+/// Entries from the index file; `None` if they are damaged there.
+fn fetch(core: &Core, segment: &Segment, offset: u64, count: u32) -> io::Result<Option<Vec<Entry>>> {
+    let file = core.disk.open(&path(segment))?;
+    let length = count as usize * ENTRY;
+    let mut bytes = Vec::new();
+    file.read_at(&mut bytes, length + 4, offset)?;
+    if bytes.len() < length + 4
+        || crc32c::crc32c_append(core.salt, &bytes[..length]).to_le_bytes() != bytes[length..]
+    {
+        return Ok(None);
+    }
+    let mut get = Get::new(&bytes);
+    Ok((0..count).map(|_| get_entry(&mut get)).collect())
 }

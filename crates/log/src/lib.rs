@@ -7,16 +7,17 @@
 //! subscription and no policy.
 //!
 //! [`engine::Engine`] is the embedded engine. The way of an event through it: `Engine::append` (hash the ids) →
-//! `shard::Gate` (wait) → `writer` (position, duplicates, one buffer, one write) → `sync` (one flush) → visible,
+//! `shard::Gate` (wait) → `assign` (position, duplicates, one buffer) → `writer` (one write) → `sync` (one flush) → visible,
 //! acknowledged. Out: `read::plan` (index, bounded by the visible position) → `cache` or reader threads.
 //!
 //! Modules: `format` the bytes on disk · `disk` all file access · `directory` lock, format and key · `segment`,
-//! `index` files and where chunks lie in them · `stream` what is known of one · `shard`, `group`, `writer`, `sync`
+//! `index` files and where chunks lie in them · `stream` what is known of one · `shard`, `assign`, `group`, `writer`, `sync`
 //! the way in · `cache`, `read` the way out · `dedupe` ids and producers · `space` room on the disk · `recover`
 //! opening · `clean` sealing, retention, cleaning, erasing · `check` the
 //! offline tools.
 
 mod api;
+mod assign;
 mod cache;
 mod check;
 mod clean;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use weir_event::flow::{Position, Time};
 
-use crate::api::{Dedupe, Encoding, Error, Kind, Read, Run, SkipReason, Skipped};
+use crate::api::{Dedupe, Encoding, Error, Kind, Producer, Read, Run, SkipReason, Skipped};
 use crate::counters::Counters;
 use crate::dedupe::{Producers, Window};
 use crate::events;
@@ -120,17 +120,24 @@ impl Plan {
         let mut answer = Answer::new(self);
         let mut rest = &self.pieces[..];
         while let Some((segment, first)) = rest.first() {
-            let together = rest
-                .windows(2)
-                .take_while(|pair| {
-                    let (a, b) = (&pair[0], &pair[1]);
-                    Arc::ptr_eq(&a.0, &b.0)
-                        && u64::from(b.1.offset).checked_sub(a.1.end()).is_some_and(|gap| gap <= GAP_BYTES)
-                })
-                .count();
-            let (these, others) = rest.split_at(together + 1);
-            rest = others;
+            // What lies side by side is fetched at once, as long as most of it is ours.
             let start = u64::from(first.offset);
+            let (mut ours, mut together) = (first.len(), 1);
+            for pair in rest.windows(2) {
+                let ((a, before), (b, after)) = (&pair[0], &pair[1]);
+                let gap = u64::from(after.offset).checked_sub(before.end());
+                let whole = after.end().saturating_sub(start);
+                if !Arc::ptr_eq(a, b)
+                    || gap.is_none_or(|gap| gap > GAP_BYTES)
+                    || whole > (ours + after.len()) * 2
+                {
+                    break;
+                }
+                ours += after.len();
+                together += 1;
+            }
+            let (these, others) = rest.split_at(together);
+            rest = others;
             let end = these.last().map_or(start, |(_, e)| e.end() - u64::from(e.extra_len));
             let mut bytes = Vec::new();
             if let Err(error) = segment.file.read_at(&mut bytes, (end - start) as usize, start) {
@@ -276,7 +283,7 @@ pub(crate) fn locate(
             Entries::Stored { offset, count } => (range.segment.clone(), *offset, *count),
         }
     };
-    let entries = index::load(core, &segment, offset, count).map_err(|e| disk_error(&e))?;
+    let entries = index::load(core, &segment, stream.id, offset, count).map_err(|e| disk_error(&e))?;
     Ok(find(&entries).map(|entry| (segment, entry)))
 }
 
@@ -293,7 +300,7 @@ pub(crate) fn entries_from(core: &Core, stream: &Stream, from: Position) -> Resu
             Entries::Stored { offset, count } => (range.segment.clone(), *offset, *count),
         }
     };
-    let entries = index::load(core, &segment, offset, count).map_err(|e| disk_error(&e))?;
+    let entries = index::load(core, &segment, stream.id, offset, count).map_err(|e| disk_error(&e))?;
     Ok(entries.iter().filter(|entry| entry.last >= from).copied().collect())
 }
 
@@ -312,7 +319,7 @@ pub(crate) fn find_time(core: &Core, stream: &Stream, time: Time) -> Result<Posi
             Entries::Stored { offset, count } => (range.segment.clone(), *offset, *count, floor, visible),
         }
     };
-    let entries = index::load(core, &segment, offset, count).map_err(|e| disk_error(&e))?;
+    let entries = index::load(core, &segment, stream.id, offset, count).map_err(|e| disk_error(&e))?;
     Ok(first_at(&entries, time).clamp(floor, visible.max(floor)))
 }
 
@@ -324,54 +331,77 @@ fn first_at(entries: &[Entry], time: Time) -> Position {
 
 /// The chunks that were compared last, so that a batch sent again is read once.
 #[derive(Default)]
-pub(crate) struct Recent(VecDeque<(Entry, Bytes, u64)>);
+pub(crate) struct Recent(VecDeque<Known>);
+
+struct Known {
+    entry: Entry,
+    body: Bytes,
+    publisher: u64,
+    cursor: events::Cursor,
+}
 
 impl Recent {
     /// Compares an event with the stored one at a position: `None` if there is none or it is another; else
     /// whether they say the same.
     pub(crate) fn compare(
         &mut self,
-        core: &Core,
         shard: &Shard,
         stream: &Stream,
         position: Position,
         publisher: u64,
         event: &[u8],
-    ) -> Result<Option<Option<bool>>, Error> {
-        let known = self.0.iter().position(|(entry, ..)| (entry.first..=entry.last).contains(&position));
-        let at = match known {
+    ) -> Result<Option<bool>, Error> {
+        let holds = |known: &Known| (known.entry.first..=known.entry.last).contains(&position);
+        let at = match self.0.iter().position(holds) {
             Some(at) => at,
             None => {
-                let Some((segment, entry)) = locate(core, stream, position)? else { return Ok(None) };
-                if entry.kind != ChunkKind::Run {
-                    return Ok(None);
-                }
-                let mark = Mark { segment: segment.number(), offset: u64::from(entry.offset) };
-                let length = Chunk::LEN + entry.body_len as usize;
-                let (bytes, check) = match shard.cache.get(mark, length) {
-                    Some(bytes) => (bytes, false),
-                    None => {
-                        let bytes = segment.read(length, u64::from(entry.offset));
-                        (Bytes::from(bytes.map_err(|e| disk_error(&e))?), true)
-                    }
+                let Some(known) = fetch(shard, stream, position)? else {
+                    // What was given up can't be compared any more; that another id has its hash by chance, under a
+                    // key that nobody knows, is out of the question.
+                    let given_up = position < lock(&stream.shared).first;
+                    return Ok(given_up.then_some(true));
                 };
-                let Some((chunk, body)) = open(core, &entry, &bytes, check) else {
-                    // Damaged: the hash says that it was stored, nothing says otherwise. What is lost stays lost;
-                    // storing it anew gives consumers a second chance.
-                    let _ = damaged(core, &segment, &entry);
-                    return Ok(None);
-                };
-                self.0.push_front((entry, body, chunk.publisher));
+                self.0.push_front(known);
                 self.0.truncate(4);
                 0
             }
         };
-        let (entry, body, stored_by) = &self.0[at];
-        if *stored_by != publisher {
-            return Ok(Some(None));
+        let known = &mut self.0[at];
+        if known.publisher != publisher {
+            return Ok(None);
         }
-        let index = usize::try_from(position.0 - entry.first.0).unwrap_or(usize::MAX);
-        Ok(events::nth(body, index).map(|stored| crate::writer::same_event(event, stored)))
+        let first = known.entry.first.0;
+        let index = usize::try_from(position.0 - first).unwrap_or(usize::MAX);
+        let stored = known.cursor.seek(first, &known.body, index);
+        Ok(stored.and_then(|stored| crate::assign::compare(event, stored)))
+    }
+}
+
+/// The run that holds a position; `None` if there is none or it is damaged.
+fn fetch(shard: &Shard, stream: &Stream, position: Position) -> Result<Option<Known>, Error> {
+    let core = &shard.core;
+    let Some((segment, entry)) = locate(core, stream, position)? else { return Ok(None) };
+    if entry.kind != ChunkKind::Run {
+        return Ok(None);
+    }
+    let mark = Mark { segment: segment.number(), offset: u64::from(entry.offset) };
+    let length = Chunk::LEN + entry.body_len as usize;
+    let (bytes, check) = match shard.cache.get(mark, length) {
+        Some(bytes) => (bytes, false),
+        None => {
+            let bytes = segment.read(length, u64::from(entry.offset)).map_err(|e| disk_error(&e))?;
+            (Bytes::from(bytes), true)
+        }
+    };
+    match open(core, &entry, &bytes, check) {
+        Some((chunk, body)) => {
+            Ok(Some(Known { entry, body, publisher: chunk.publisher, cursor: events::Cursor::default() }))
+        }
+        None => {
+            // What is lost stays lost; storing it anew gives consumers a second chance.
+            let _ = damaged(core, &segment, &entry);
+            Ok(None)
+        }
     }
 }
 
@@ -388,7 +418,7 @@ pub(crate) fn load_window(
     'ranges: for (segment, here, offset, stored) in ranges(stream) {
         let entries = match here {
             Some(entries) => Arc::new(entries),
-            None => index::load(core, &segment, offset, stored).map_err(|e| disk_error(&e))?,
+            None => index::load(core, &segment, stream.id, offset, stored).map_err(|e| disk_error(&e))?,
         };
         for entry in entries.iter().rev().filter(|entry| entry.kind == ChunkKind::Run) {
             if entry.taking < since || count >= dedupe.count {
@@ -419,37 +449,45 @@ pub(crate) fn load_window(
         }
     }
     window.expire(since, dedupe.count);
-    Counters::add(&core.counters.dedupe_bytes, window.bytes() as u64);
     Ok(window)
 }
 
+/// Chunks of idempotent producers that are read after a start, newest first. What lies further back is forgotten:
+/// a retry of it is found by its ids, if they are still remembered.
+const PRODUCER_CHUNKS: usize = 65_536;
+
 /// Reads what is known of a stream's idempotent producers from the log.
 pub(crate) fn load_producers(core: &Core, stream: &Stream) -> Result<Producers, Error> {
-    let mut producers = Producers::default();
-    for (segment, here, offset, stored) in ranges(stream).into_iter().rev() {
+    let mut found = Vec::new();
+    'ranges: for (segment, here, offset, stored) in ranges(stream) {
         let entries = match here {
             Some(entries) => Arc::new(entries),
-            None => index::load(core, &segment, offset, stored).map_err(|e| disk_error(&e))?,
+            None => index::load(core, &segment, stream.id, offset, stored).map_err(|e| disk_error(&e))?,
         };
-        for entry in entries.iter().filter(|entry| entry.producer) {
-            let header = segment.read(Chunk::LEN, u64::from(entry.offset)).map_err(|e| disk_error(&e))?;
-            let Some(chunk) = Chunk::decode(&header, core.salt) else { continue };
-            if chunk.sequences == 0 {
-                continue;
+        for entry in entries.iter().rev().filter(|entry| entry.producer) {
+            if found.len() == PRODUCER_CHUNKS {
+                break 'ranges;
             }
-            let mut each = Vec::new();
-            if chunk.flags & FLAG_POSITIONS != 0 {
-                let bytes = chunk.sequences as usize * 8;
-                let at = entry.end().saturating_sub(bytes as u64);
-                let bytes = segment.read(bytes, at).map_err(|e| disk_error(&e))?;
-                let mut get = Get::new(&bytes);
-                each.extend((0..chunk.sequences).map(|_| Position(get.u64())));
-            }
-            let producer =
-                crate::api::Producer { id: chunk.producer, epoch: chunk.epoch, sequence: chunk.sequence };
-            let count = u64::from(chunk.sequences);
-            producers.push(producer, count, chunk.first, &each, chunk.taking, core.options.producers);
+            found.push((segment.clone(), *entry));
         }
+    }
+    let mut producers = Producers::default();
+    for (segment, entry) in found.into_iter().rev() {
+        let header = segment.read(Chunk::LEN, u64::from(entry.offset)).map_err(|e| disk_error(&e))?;
+        let Some(chunk) = Chunk::decode(&header, core.salt).filter(|chunk| chunk.sequences > 0) else {
+            continue;
+        };
+        let mut each = Vec::new();
+        if chunk.flags & FLAG_POSITIONS != 0 {
+            let bytes = chunk.sequences as usize * 8;
+            let at = entry.end().saturating_sub(bytes as u64);
+            let bytes = segment.read(bytes, at).map_err(|e| disk_error(&e))?;
+            let mut get = Get::new(&bytes);
+            each.extend((0..chunk.sequences).map(|_| Position(get.u64())));
+        }
+        let producer = Producer { id: chunk.producer, epoch: chunk.epoch, sequence: chunk.sequence };
+        let (count, limit) = (u64::from(chunk.sequences), core.options.producers);
+        producers.push(producer, count, chunk.first, &each, chunk.taking, limit);
     }
     Ok(producers)
 }
@@ -500,7 +538,12 @@ impl Pool {
             };
             drop(jobs);
             match job {
-                Some(job) => job(),
+                // A job that panics drops its reply; the thread goes on for the others.
+                Some(job) => {
+                    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
+                        tracing::error!("a read or duty of the log panicked");
+                    }
+                }
                 None => {
                     duty();
                     done = Instant::now();
@@ -555,7 +598,7 @@ pub(crate) fn read(
         let plan = plan(core, stream, from, bytes_max)?;
         match &plan.load {
             Some((segment, offset, count)) => {
-                index::load(core, segment, *offset, *count).map_err(|e| disk_error(&e))?;
+                index::load(core, segment, stream.id, *offset, *count).map_err(|e| disk_error(&e))?;
             }
             None => {
                 if let Some(read) = plan.in_memory(shard) {

@@ -36,8 +36,10 @@ pub(crate) struct Found {
     pub(crate) histories: Vec<Arc<Stream>>,
     /// The segment to go on in, after a clean stop.
     pub(crate) current: Option<Arc<Segment>>,
-    /// Where the log ends; all of it is synced.
+    /// Where the log ends.
     pub(crate) end: Mark,
+    /// Up to where it is synced: all but perhaps the group that says that it was closed.
+    pub(crate) synced: Mark,
     pub(crate) next_segment: u64,
     pub(crate) next_group: u64,
     pub(crate) taking: u64,
@@ -78,29 +80,36 @@ impl Blocks<'_> {
     }
 }
 
-/// Finds every group and chunk of a segment up to `limit`, damaged places included.
-pub(crate) fn scan(core: &Core, file: &dyn File, limit: u64) -> io::Result<Scan> {
+/// Finds every group and chunk of a segment, damaged places included.
+pub(crate) fn scan(core: &Core, segment: &Segment) -> io::Result<Scan> {
+    let (file, limit) = (&*segment.file, segment.end());
+    // Cleaning puts groups of several runs of the program into one file and leaves out marks.
+    let rewritten = segment.header.end != 0;
     let mut blocks = Blocks { file, limit, at: 0, block: Vec::new() };
     let mut scan = Scan { end: SegmentHeader::LEN as u64, ..Scan::default() };
     let mut at = SegmentHeader::LEN as u64;
     let mut number = None;
+    let mut after_damage = false;
     while at + GroupHeader::LEN as u64 <= limit {
         let header = GroupHeader::decode(blocks.get(at, GroupHeader::LEN)?, core.salt);
         let whole = header.filter(|header| {
-            number.is_none_or(|number| header.number >= number)
+            // Another run of the program goes on in a file only after the last has closed it. What else is found
+            // there is a leftover of a write that was cut off.
+            let follows = scan.groups.last().is_none_or(|(_, last)| {
+                rewritten || last.session == header.session || last.kind == GroupKind::Close || after_damage
+            });
+            follows
+                && number.is_none_or(|number| header.number >= number)
                 && at + GroupHeader::LEN as u64 + u64::from(header.length) <= limit
         });
         let Some(header) = whole else {
-            let closed = scan.groups.last().is_some_and(|(_, group)| group.kind == GroupKind::Close);
-            if closed && blocks.get(at, GroupHeader::LEN)?.iter().all(|&byte| byte == 0) {
-                // Nothing but the room taken in advance.
-                break;
-            }
             let Some(next) = search(core, &mut blocks, at + 1, number)? else { break };
             scan.damage.push((at, next));
             at = next;
+            after_damage = true;
             continue;
         };
+        after_damage = false;
         let end = at + GroupHeader::LEN as u64 + u64::from(header.length);
         let group = scan.groups.len();
         scan.groups.push((at, header));
@@ -150,11 +159,19 @@ fn search(core: &Core, blocks: &mut Blocks<'_>, from: u64, number: Option<u64>) 
 /// Opens a shard's log.
 pub(crate) fn open(core: &Arc<Core>, shard: u32) -> Result<Found, Error> {
     let (files, leftovers) = files(core, shard).map_err(|e| disk_error(&e))?;
+    if !leftovers.is_empty() {
+        // The name of what replaces them may not be synced: the process may have ended just after giving it.
+        let directory = segment::directory(shard);
+        core.disk.sync_dir(&directory, Why::Replace).map_err(|e| disk_error(&e))?;
+        Counters::add(&core.counters.dir_flushes_total, 1);
+    }
+    let highest = leftovers.iter().filter_map(|path| segment::parse_name(path.rsplit('/').next()?)).max();
     for path in leftovers {
         tracing::info!(file = path, "a leftover is removed");
         core.disk.remove(&path).map_err(|e| disk_error(&e))?;
     }
-    let next_segment = files.last().map_or(1, |file| file.header.upto.max(file.header.number) + 1);
+    let last = files.last().map_or(0, |file| file.header.upto.max(file.header.number));
+    let next_segment = last.max(highest.map_or(0, |(number, _)| number)) + 1;
     let mut opening = Opening { core: core.clone(), shard, streams: BTreeMap::new(), damage: Vec::new() };
     opening.run(files, next_segment).map_err(|e| disk_error(&e))
 }
@@ -186,20 +203,31 @@ pub(crate) fn files(core: &Core, shard: u32) -> io::Result<(Vec<Arc<Segment>>, V
     for (number, generation, file, header) in found.into_iter().rev() {
         let Some(header) = header else {
             if kept.is_empty() {
-                // Made and never synced: nothing in it was ever believed.
-                leftovers.push(file.path().to_owned());
+                let (mark, time, end) = (Mark::default(), Time(0), 0);
+                let (upto, previous, synced) = (number, mark, mark);
+                let header = SegmentHeader { shard, number, upto, generation, previous, synced, time, end };
+                let length = file.len()?;
+                let segment = Segment::new(header, file, length, true);
+                let groups = scan(core, &segment)?.groups;
+                if groups.iter().any(|(_, group)| group.synced.segment == number) {
+                    tracing::error!(file = segment.file.path(), "a segment's header is damaged");
+                    kept.push(segment);
+                } else {
+                    // Made and never synced: nothing in it was ever believed.
+                    leftovers.push(segment.file.path().to_owned());
+                }
                 continue;
             }
             if number > previous.map_or(0, |mark| mark.segment) {
                 leftovers.push(file.path().to_owned());
                 continue;
             }
-            tracing::error!(file = file.path(), "a segment's header is damaged");
             let end = previous.filter(|mark| mark.segment == number).map_or(file.len()?, |mark| mark.offset);
-            let mark = Mark::default();
-            let time = Time(0);
+            let (mark, time) = (Mark::default(), Time(0));
             let (upto, synced) = (number, mark);
-            let header = SegmentHeader { shard, number, upto, generation, previous: mark, synced, time, end };
+            // Whether it was ever synced, and so whether this is damage, is known once all marks are.
+            let header =
+                SegmentHeader { shard, number, upto, generation, previous: mark, synced, time, end: 0 };
             kept.push(Segment::new(header, file, end, true));
             previous = None;
             continue;
@@ -285,7 +313,7 @@ impl Opening {
                     indexed.push((segment, Some(summaries)));
                 }
                 None => {
-                    let scan = scan(&core, &*segment.file, segment.end())?;
+                    let scan = scan(&core, &segment)?;
                     if segment.header.end != 0 {
                         line = line.max(segment.mark());
                     }
@@ -299,11 +327,18 @@ impl Opening {
         let mut end = Mark::default();
         // Number, clock of taking publishes, session and boot id of the last group.
         let mut last = None;
-        let mut closed = false;
+        let (mut closed, mut synced) = (false, Mark::default());
         let mut cut = false;
         let count = indexed.len();
         for (i, (segment, summaries)) in indexed.into_iter().enumerate() {
             let newest = i + 1 == count;
+            let headless = segment.header.time == Time(0);
+            if headless && segment.number() > line.segment {
+                // Not even its header was synced: an unfinished write, and so is all that comes after it.
+                cut = true;
+            } else if headless && !cut {
+                tracing::error!(file = segment.file.path(), "a segment's header is damaged");
+            }
             if cut {
                 tracing::warn!(file = segment.file.path(), "a file after an unfinished write is removed");
                 Counters::add(&core.counters.cut_bytes_total, segment.end());
@@ -319,11 +354,15 @@ impl Opening {
                     self.note(&segment, summary, at, entries);
                 }
                 end = segment.mark();
+                synced = end;
                 continue;
             }
             let Some(scan) = scans.remove(&segment.number()) else { continue };
-            let (stop, bad) = self.tail(&segment, &scan, line, newest)?;
+            let (stop, bad, damaged) = self.tail(&segment, &scan, line, newest)?;
             cut = bad;
+            if damaged {
+                self.damage.push(Mark { segment: segment.number(), offset: stop });
+            }
             let mut gathered = Gathered::default();
             let mut marks: HashMap<StreamId, u64> = HashMap::new();
             for (group, offset, chunk) in scan.chunks.iter().filter(|(_, offset, _)| *offset < stop) {
@@ -346,10 +385,20 @@ impl Opening {
                 last = Some((group.number, group.taking, group.session, group.boot));
                 closed = group.kind == GroupKind::Close;
             }
+            synced = Mark { segment: segment.number(), offset: stop };
+            if closed {
+                // The process may have ended before this last group of all was synced.
+                synced.offset -= GroupHeader::LEN as u64;
+            }
             end = Mark { segment: segment.number(), offset: stop };
         }
         let newest = segments.values().next_back().cloned();
-        if !closed {
+        if closed && let Some(newest) = &newest {
+            // If its sync failed it is only in memory, where nobody would look after it any more. Written again it
+            // is synced with the next group.
+            let count = (end.offset - synced.offset) as usize;
+            newest.file.write_at(&newest.read(count, synced.offset)?, synced.offset)?;
+        } else {
             // The part above the line may reach over several files.
             for segment in segments.range(line.segment..).map(|(_, segment)| segment) {
                 self.settle(segment, line)?;
@@ -359,18 +408,27 @@ impl Opening {
         let (streams, histories) = self.finish(lost);
         Ok(Found {
             streams,
-            current: newest.filter(|s| closed && !cut && s.header.end == 0 && s.mark() == end),
+            current: newest.filter(|s| {
+                closed && !cut && s.header.end == 0 && s.header.time != Time(0) && s.mark() == end
+            }),
             segments,
             histories,
             end,
+            synced,
             next_segment,
             next_group: last.map_or(0, |(number, ..)| number + 1),
             taking: last.map_or(0, |(_, taking, ..)| taking),
         })
     }
 
-    /// Where a scanned segment ends for good, and whether that is before its end: an unfinished write.
-    fn tail(&self, segment: &Segment, scan: &Scan, line: Mark, newest: bool) -> io::Result<(u64, bool)> {
+    /// Where a scanned segment ends for good, whether that is an unfinished write, and whether it is damage.
+    fn tail(
+        &self,
+        segment: &Segment,
+        scan: &Scan,
+        line: Mark,
+        newest: bool,
+    ) -> io::Result<(u64, bool, bool)> {
         let number = segment.number();
         let above = |offset: u64| Mark { segment: number, offset } >= line;
         // The group in which the first damage above the line lies, or the place itself.
@@ -406,7 +464,8 @@ impl Opening {
             let file = segment.file.path();
             tracing::error!(file, offset = stop, line = line.offset, "the end of a segment is damaged");
         }
-        Ok((stop, bad))
+        let short = stop < limit && !newest;
+        Ok((stop, bad, (torn || short) && !above(stop)))
     }
 
     /// Whether anything but zeros follows within the next header.
@@ -440,6 +499,7 @@ impl Opening {
             time: summary.time,
             bytes: summary.bytes,
             size: summary.size,
+            producers: summary.producers,
             entries,
         };
         let known = self.streams.entry(summary.stream).or_insert_with(|| Known {
@@ -484,7 +544,7 @@ impl Opening {
                 (intake.next, intake.first) = (next, known.first);
                 intake.time = known.time;
                 intake.removed = known.last.removed;
-                shared.removed = known.last.removed;
+                (shared.removed, shared.gone) = (known.last.removed, known.last.removed);
                 (shared.written, shared.synced, shared.visible) = (next, next, next);
                 shared.first = known.first;
                 shared.time = known.time;

@@ -144,6 +144,8 @@ pub(crate) struct Range {
     pub(crate) bytes: u64,
     /// Bytes of its chunks.
     pub(crate) size: u64,
+    /// There are chunks that only say how far an idempotent producer has come.
+    pub(crate) producers: bool,
     pub(crate) entries: Entries,
 }
 
@@ -158,7 +160,16 @@ pub(crate) enum Entries {
 impl Range {
     pub(crate) fn new(segment: Arc<Segment>, first: Position) -> Self {
         let entries = Entries::Here(Vec::new());
-        Self { segment, first, last: first.previous(), time: Time(0), bytes: 0, size: 0, entries }
+        Self {
+            segment,
+            first,
+            last: first.previous(),
+            time: Time(0),
+            bytes: 0,
+            size: 0,
+            producers: false,
+            entries,
+        }
     }
 
     /// Adds an entry to a range in memory.
@@ -167,6 +178,7 @@ impl Range {
             self.last = self.last.max(entry.last);
             self.time = self.time.max(entry.time);
             self.size += entry.len();
+            self.producers |= entry.kind == ChunkKind::Producer;
             if entry.kind == ChunkKind::Run {
                 self.bytes += u64::from(entry.body_len);
             }

@@ -95,6 +95,9 @@ pub(crate) struct Shard {
     pub(crate) segments: Mutex<BTreeMap<u64, Arc<Segment>>>,
     /// Held by whoever replaces segments.
     pub(crate) cleaning: Mutex<()>,
+    /// Bytes of memory that remember this shard's ids, and how many there may be.
+    pub(crate) remembered: AtomicU64,
+    pub(crate) dedupe_share: usize,
 }
 
 /// What waits between publishers, the writer and the sync thread.
@@ -148,7 +151,6 @@ pub(crate) enum Work {
     },
     Skip {
         to: Position,
-        repair: bool,
     },
     Trim {
         first: Position,
@@ -175,7 +177,18 @@ pub(crate) struct Record {
     /// The place after it.
     pub(crate) end: Mark,
     pub(crate) touched: Vec<Touched>,
-    pub(crate) replies: Vec<(Reply, Appended)>,
+    pub(crate) replies: Vec<(Reply, Result<Appended, Error>)>,
+}
+
+/// Closes the shard if the thread that holds this panics.
+pub(crate) struct Guard(pub(crate) Arc<Shard>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.abandon();
+        }
+    }
 }
 
 /// What a group did to one stream.
@@ -187,7 +200,10 @@ pub(crate) struct Touched {
 }
 
 impl Shard {
-    pub(crate) fn new(number: u32, core: Arc<Core>, tail_bytes: usize) -> Arc<Self> {
+    pub(crate) fn new(number: u32, core: Arc<Core>, shards: u32) -> Arc<Self> {
+        // The control shard has a small share of its own.
+        let share = |all: usize| if number == 0 { all / 16 } else { all / shards.max(1) as usize };
+        let (tail_bytes, dedupe_share) = (share(core.options.tail_bytes), share(core.options.dedupe_bytes));
         Arc::new(Self {
             number,
             core,
@@ -197,7 +213,31 @@ impl Shard {
             cache: TailCache::new(tail_bytes),
             segments: Mutex::default(),
             cleaning: Mutex::default(),
+            remembered: AtomicU64::new(0),
+            dedupe_share,
         })
+    }
+
+    /// Keeps count of the memory that remembers ids.
+    pub(crate) fn account(&self, before: usize, after: usize) {
+        for counter in [&self.remembered, &self.core.counters.dedupe_bytes] {
+            counter.fetch_add(after as u64, Relaxed);
+            counter.fetch_sub(before as u64, Relaxed);
+        }
+    }
+
+    /// Ends the shard for everybody: one of its threads has panicked, and nothing would ever be answered.
+    pub(crate) fn abandon(&self) {
+        let mut gate = lock(&self.gate);
+        (gate.closing, gate.writer_done, gate.in_flight) = (true, true, false);
+        gate.durable.clear();
+        gate.written.clear();
+        gate.records.clear();
+        gate.failed = None;
+        drop(gate);
+        tracing::error!(shard = self.number, "a thread of the log panicked: the shard is closed");
+        self.writer_wake.notify_all();
+        self.sync_wake.notify_all();
     }
 
     /// Whether this is the shard of control streams.

@@ -51,7 +51,10 @@ pub(crate) struct Intake {
 /// The readers' half.
 pub(crate) struct Shared {
     pub(crate) declared: bool,
+    /// Readers and publishers are told that it is gone.
     pub(crate) removed: bool,
+    /// The log says so, too: its chunks may go.
+    pub(crate) gone: bool,
     pub(crate) durability: Durability,
     /// Whether duplicates are detected.
     pub(crate) dedupe: bool,
@@ -84,6 +87,8 @@ pub(crate) struct Update {
     /// Everything below was given up.
     pub(crate) first: Option<Position>,
     pub(crate) removed: bool,
+    /// The chunks say that more may have been shown before it was synced.
+    pub(crate) flagged: bool,
 }
 
 impl Stream {
@@ -94,6 +99,7 @@ impl Stream {
             shared: Mutex::new(Shared {
                 declared: false,
                 removed: false,
+                gone: false,
                 durability: settings.durability,
                 dedupe: settings.dedupe.is_some(),
                 retention: settings.retention,
@@ -151,23 +157,22 @@ impl Shared {
         if let Some(range) = self.ranges.last_mut() {
             range.push(entry);
         }
-        match entry.kind {
-            ChunkKind::Run => self.bytes += u64::from(entry.body_len),
-            ChunkKind::Trim => self.trim_at = segment.number(),
-            _ => {}
+        if entry.kind == ChunkKind::Run {
+            self.bytes += u64::from(entry.body_len);
         }
     }
 
     /// Lets readers see what a group did.
     pub(crate) fn show(&mut self, update: &Update) {
-        self.visible = self.visible.max(update.next);
+        if update.next >= self.visible {
+            (self.visible, self.history) = (update.next, update.history);
+        }
         self.time = self.time.max(update.time);
-        self.history = update.history;
         if let Some(first) = update.first {
-            self.give_up(first);
+            self.first = self.first.max(first);
         }
         if update.removed {
-            self.removed = true;
+            (self.removed, self.gone) = (true, true);
             self.tail = None;
         }
         self.notify();
@@ -179,14 +184,6 @@ impl Shared {
         if let Some(tail) = &self.tail {
             tail.send_if_modified(|seen| std::mem::replace(seen, head) != head);
         }
-    }
-
-    /// Everything below `first` is no longer kept.
-    pub(crate) fn give_up(&mut self, first: Position) {
-        if first <= self.first {
-            return;
-        }
-        self.first = first;
     }
 
     /// Forgets what was written at and above a mark: it never became durable. Whether readers had seen any of it.

@@ -15,7 +15,7 @@ use crate::api::Durability;
 use crate::counters::Counters;
 use crate::disk::Why;
 use crate::segment::Segment;
-use crate::shard::{Record, Shard, lock};
+use crate::shard::{Guard, Record, Shard, lock};
 
 /// Unsynced bytes that make a sync due though nobody waits for it.
 const UNSYNCED_BYTES: u64 = 32 << 20;
@@ -24,6 +24,7 @@ const UNSYNCED_GROUPS: usize = 512;
 
 /// Runs until the writer has ended and all it wrote is synced.
 pub(crate) fn run(shard: &Arc<Shard>) {
+    let _guard = Guard(shard.clone());
     while let Some(records) = next(shard) {
         match sync(shard, &records) {
             Ok(()) => done(shard, records),
@@ -109,11 +110,15 @@ fn done(shard: &Shard, records: Vec<Record>) {
             if !touched.shown {
                 shared.show(&touched.update);
             }
-            let written = shared.durability == Durability::Written;
-            drop(shared);
-            if written && !touched.shown {
-                lock(&touched.stream.intake).anchored = true;
+            if touched.update.first.is_some() {
+                shared.trim_at = record.end.segment;
             }
+            let renewed = touched.update.history;
+            drop(shared);
+            let mut intake = lock(&touched.stream.intake);
+            // The log knows of the history, and that more than what is synced may have been shown.
+            intake.new_history &= intake.history != renewed;
+            intake.anchored |= touched.update.flagged && intake.settings.durability == Durability::Written;
         }
         answers.extend(record.replies);
     }
@@ -121,8 +126,8 @@ fn done(shard: &Shard, records: Vec<Record>) {
     gate.in_flight = false;
     drop(gate);
     shard.writer_wake.notify_one();
-    for (reply, appended) in answers {
+    for (reply, answer) in answers {
         // Whoever asked may be gone; the event is stored all the same.
-        let _ = reply.send(Ok(appended));
+        let _ = reply.send(answer);
     }
 }

@@ -1,8 +1,7 @@
-//! The writer: the one place where positions are given.
+//! The writer: makes groups of what waits and writes them.
 //!
 //! One thread per shard. It takes what waits, orders it by stream (stable, so that every stream's own order
-//! stays), gives positions, drops duplicates, checks expectations and sequences, writes the group in one write
-//! and hands it to the sync thread. Room in the file is taken before positions are given, so that a full disk
+//! stays), has positions given to it (`assign`), writes the group in one write and hands it to the sync thread. Room in the file is taken before positions are given, so that a full disk
 //! refuses before anything has happened.
 //!
 //! What a failure leaves: a write that failed, like a sync that failed, makes the file unusable from its last
@@ -17,19 +16,15 @@ use std::time::Duration;
 
 use weir_event::flow::{History, Position, Time};
 
-use crate::api::{Appended, At, Batch, Durability, Error, Kind, SkipReason, StreamId};
+use crate::api::{Batch, Durability, Error, StreamId};
+use crate::assign::Assign;
 use crate::counters::Counters;
-use crate::dedupe::Verdict;
 use crate::disk::{Why, is_full};
-use crate::events;
-use crate::format::{
-    Chunk, ChunkKind, FLAG_WRITTEN, GroupHeader, GroupKind, Mark, SegmentHeader, reason_code,
-};
+use crate::format::{Chunk, GroupHeader, GroupKind, Mark, SegmentHeader};
 use crate::group::Group;
-use crate::read;
 use crate::segment::{self, Segment};
-use crate::shard::{Core, Record, Request, Shard, Work, disk_error, lock, unknown};
-use crate::stream::{Intake, Stream, Update};
+use crate::shard::{Core, Guard, Record, Request, Shard, Work, disk_error, lock, unknown};
+use crate::stream::Stream;
 
 /// Room is taken in steps that double from the first to the second, so that a small log stays small.
 const ROOM_STEPS: (u64, u64) = (1 << 20, 32 << 20);
@@ -61,6 +56,10 @@ pub(crate) struct Writer {
     pub(crate) wrote: Duration,
     /// When windows were last looked over.
     pub(crate) swept: Duration,
+    /// Files that never counted, to be removed once another is synced.
+    pub(crate) void: Vec<String>,
+    /// Closing has tried to write the histories that wait.
+    pub(crate) told: bool,
 }
 
 enum Next {
@@ -73,6 +72,7 @@ enum Next {
 impl Writer {
     /// Runs until the log is closed.
     pub(crate) fn run(mut self) {
+        let _guard = Guard(self.shard.clone());
         loop {
             match self.next() {
                 Next::Requests(requests) => self.commit(requests),
@@ -99,7 +99,10 @@ impl Writer {
         let idle = shard.core.options.idle;
         let mut gate = lock(&shard.gate);
         loop {
-            if let Some(records) = gate.failed.take() {
+            if let Some(mut records) = gate.failed.take() {
+                // All in one step: the sync thread must not get hold of a group of a file it failed on.
+                records.extend(gate.records.drain(..));
+                (gate.awaited, gate.hurry, gate.unsynced_bytes, gate.dirty_since) = (false, false, 0, None);
                 return Next::Failed(records);
             }
             // One group that somebody waits for may be ahead of the one being synced, not more: then every group
@@ -130,6 +133,11 @@ impl Writer {
             }
             let settled = gate.records.is_empty() && !gate.in_flight;
             if gate.closing && gate.durable.is_empty() && gate.written.is_empty() {
+                if settled && !self.histories.is_empty() && !self.told {
+                    // Readers may know of them: they go into the log before it says that it was closed.
+                    self.told = true;
+                    return Next::Requests(Vec::new());
+                }
                 if settled {
                     return Next::Close;
                 }
@@ -167,22 +175,22 @@ impl Writer {
         if requests.iter().any(|request| matches!(request.work, Work::Roll)) {
             self.roll();
         }
-        let data = requests.iter().any(|r| matches!(r.work, Work::Append { .. } | Work::At { .. }));
-        if data
+        if requests.iter().any(is_data)
             && !self.shard.is_control()
             && let Err(error) = core.room.admit(&core, most as u64)
         {
             // What is internal (retention above all) goes on: it is what makes room again.
-            let (refused, rest) =
-                requests.into_iter().partition(|r| matches!(r.work, Work::Append { .. } | Work::At { .. }));
+            let (refused, rest) = requests.into_iter().partition(is_data);
             Counters::add(&core.counters.full_total, Vec::len(&refused) as u64);
             refuse(refused, &error);
             requests = rest;
         }
-        if requests.is_empty() {
+        if requests.is_empty() && self.histories.is_empty() {
             return;
         }
-        if let Err(error) = self.prepare(most as u64) {
+        // The reserve is for what makes room or is decided: not for events, but for those of control streams.
+        let reserved = self.shard.is_control() || !requests.iter().any(is_data);
+        if let Err(error) = self.prepare(most as u64, reserved) {
             let error = if is_full(&error) {
                 core.room.hit(&core);
                 Counters::add(&core.counters.full_total, requests.len() as u64);
@@ -194,270 +202,24 @@ impl Writer {
             refuse(requests, &error);
             return;
         }
-        let mut group = Group::new(core.salt, most);
-        let now = core.clock.now();
-        let taking = core.taking();
-        self.begin_histories(&mut group, now, taking);
+        let (now, taking) = (core.clock.now(), core.taking());
+        let group = Group::new(core.salt, most);
+        let histories = std::mem::take(&mut self.histories);
+        let mut assign = Assign { shard: &self.shard, group, windows: &mut self.windows, now, taking };
+        assign.begin_histories(histories);
         for request in requests {
-            self.take(&mut group, request, now, taking);
+            assign.take(request);
         }
+        let mut group = assign.group;
         group.close();
         self.write(group, now, taking);
         self.sweep(taking);
-    }
-
-    /// Streams that got a new history say so before anything else of them.
-    fn begin_histories(&mut self, group: &mut Group, now: Time, taking: u64) {
-        let mut streams = std::mem::take(&mut self.histories);
-        streams.sort_by_key(|stream| stream.id);
-        for stream in streams {
-            let mut intake = lock(&stream.intake);
-            if std::mem::take(&mut intake.new_history) && !intake.removed {
-                let chunk = Chunk {
-                    flags: flags(&intake),
-                    time: now.max(intake.time),
-                    taking,
-                    ..Chunk::bare(ChunkKind::History, stream.id, intake.history, intake.next)
-                };
-                group.touch(&stream, || update(&intake));
-                group.bare(chunk);
+        if !self.void.is_empty() && lock(&self.shard.gate).synced.segment == self.end.segment {
+            for path in self.void.drain(..) {
+                // Left behind it is removed at the next start.
+                let _ = core.disk.remove(&path);
             }
         }
-    }
-
-    /// Does what one request asks within the group.
-    fn take(&mut self, group: &mut Group, request: Request, now: Time, taking: u64) {
-        let Request { stream, work, reply } = request;
-        let mut intake = lock(&stream.intake);
-        let mut outcome = if intake.removed && !matches!(work, Work::Roll) {
-            Err(Error::new(Kind::NotFound, "append: the stream is gone"))
-        } else {
-            if !matches!(work, Work::At { .. }) {
-                intake.time = intake.time.max(now);
-            }
-            match work {
-                Work::Append { batch, ids } => self.append(group, &stream, &mut intake, &batch, ids, taking),
-                Work::At { at, batch } => append_at(group, &stream, &mut intake, at, &batch, taking),
-                Work::Skip { to, repair } => {
-                    let reason = if repair { SkipReason::Repair } else { SkipReason::Gap };
-                    skip(group, &stream, &mut intake, to, reason, taking)
-                }
-                Work::Trim { first } => trim(group, &stream, &mut intake, first, taking),
-                Work::History(history) => {
-                    intake.history = history;
-                    bare(group, &stream, &mut intake, ChunkKind::History, 0, taking);
-                    Ok(Wait::Synced(nothing(&intake)))
-                }
-                Work::Remove => {
-                    intake.removed = true;
-                    intake.window = None;
-                    intake.producers = None;
-                    bare(group, &stream, &mut intake, ChunkKind::Remove, 0, taking);
-                    if let Some(touched) = group.touched.last_mut() {
-                        touched.update.removed = true;
-                    }
-                    Ok(Wait::Synced(nothing(&intake)))
-                }
-                Work::Roll => Ok(Wait::Synced(nothing(&intake))),
-            }
-        };
-        let quick = intake.settings.durability == Durability::Written && intake.anchored;
-        drop(intake);
-        let Some(reply) = reply else { return };
-        if quick && let Ok(Wait::Stored(appended)) = outcome {
-            outcome = Ok(Wait::Written(appended));
-        }
-        match outcome {
-            Ok(Wait::Stored(appended) | Wait::Synced(appended)) => group.synced.push((reply, appended)),
-            Ok(Wait::Written(appended)) => group.written.push((reply, appended)),
-            Ok(Wait::Nothing(appended)) => group.refused.push((reply, Ok(appended))),
-            Err(error) => group.refused.push((reply, Err(error))),
-        }
-    }
-
-    /// Gives positions to a batch.
-    fn append(
-        &mut self,
-        group: &mut Group,
-        stream: &Arc<Stream>,
-        intake: &mut Intake,
-        batch: &Batch,
-        mut ids: Vec<u64>,
-        taking: u64,
-    ) -> Result<Wait, Error> {
-        let core = self.core();
-        let count = batch.ends.len();
-        let events = |i: usize| {
-            let start = if i == 0 { 0 } else { batch.ends[i - 1] as usize };
-            &batch.body[start..batch.ends[i] as usize]
-        };
-        if let Some(producer) = batch.producer {
-            if intake.producers.is_none() {
-                intake.producers = Some(Box::new(read::load_producers(&core, stream)?));
-            }
-            let verdict = intake.producers.as_ref().map(|p| p.judge(producer, count as u64));
-            if let Some(Verdict::Repeat(positions)) = verdict.transpose()? {
-                let last = positions.iter().copied().max().unwrap_or_default();
-                let repeat = Appended {
-                    duplicates: count as u64,
-                    positions: if batch.want_positions { positions } else { Vec::new() },
-                    ..nothing(intake)
-                };
-                Counters::add(&core.counters.duplicates_total, count as u64);
-                return Ok(wait_for(stream, last, repeat));
-            }
-        }
-        let dedupe = intake.settings.dedupe;
-        // Which events are new, and where all of them are.
-        let mut kept: Vec<u32> = Vec::with_capacity(count);
-        let mut positions: Vec<Position> = Vec::new();
-        let (mut duplicates, mut conflicts, mut original) = (0_u64, 0_u64, Position::NONE);
-        let first = intake.next;
-        if let Some(dedupe) = dedupe {
-            if intake.window.is_none() {
-                intake.window = Some(Box::new(read::load_window(&core, stream, dedupe, taking)?));
-                self.windows.insert(stream.id, stream.clone());
-            }
-            if ids.len() != count {
-                ids = (0..count)
-                    .map(|i| {
-                        let event = events::split_first(events(i)).map_or(&[][..], |(event, _)| event);
-                        events::hash(&core.key, batch.publisher, event)
-                    })
-                    .collect();
-            }
-            let Some(window) = intake.window.as_mut() else { return Err(internal()) };
-            let before = window.bytes();
-            let age = u64::try_from(dedupe.age.as_millis()).unwrap_or(u64::MAX);
-            window.expire(taking.saturating_sub(age), dedupe.count);
-            let mut hits: Vec<Position> = Vec::new();
-            let mut known = read::Recent::default();
-            for (i, &hash) in ids.iter().enumerate() {
-                hits.clear();
-                hits.extend(window.find(hash));
-                let mut found = None;
-                for &hit in &hits {
-                    let stored = if hit >= first {
-                        // Earlier in this very batch.
-                        let index = kept.get((hit.0 - first.0) as usize).map_or(0, |&k| k as usize);
-                        Some(same(events(i), events(index)))
-                    } else if let Some((publisher, event)) = group.find(stream, hit) {
-                        (publisher == batch.publisher).then(|| same_event(events(i), event))
-                    } else {
-                        known.compare(&core, &self.shard, stream, hit, batch.publisher, events(i))?
-                    };
-                    if let Some(Some(same_content)) = stored {
-                        found = Some((hit, same_content));
-                        break;
-                    }
-                }
-                match found {
-                    Some((position, same_content)) => {
-                        duplicates += 1;
-                        conflicts += u64::from(!same_content);
-                        original = original.max(position);
-                        positions.push(position);
-                    }
-                    None => {
-                        let position = first.plus(kept.len() as u64);
-                        window.push(hash, position, taking);
-                        kept.push(i as u32);
-                        positions.push(position);
-                    }
-                }
-            }
-            account(&core, before, window.bytes());
-        } else {
-            kept.extend(0..count as u32);
-        }
-        if kept.is_empty() && count > 0 {
-            Counters::add(&core.counters.duplicates_total, duplicates);
-            Counters::add(&core.counters.conflicts_total, conflicts);
-            let answer = Appended {
-                duplicates,
-                conflicts,
-                positions: if batch.want_positions { positions.clone() } else { Vec::new() },
-                ..nothing(intake)
-            };
-            if let Some(producer) = batch.producer {
-                // Its sequence went on all the same, and that must outlive a restart.
-                let chunk = Chunk {
-                    flags: flags(intake),
-                    publisher: batch.publisher,
-                    producer: producer.id,
-                    epoch: producer.epoch,
-                    sequence: producer.sequence,
-                    taking,
-                    time: intake.time,
-                    ..Chunk::bare(ChunkKind::Producer, stream.id, intake.history, intake.next)
-                };
-                group.touch(stream, || update(intake));
-                group.bare_with(chunk, &positions);
-                remember(&core, intake, producer, count, Position::NONE, &positions, taking);
-                return Ok(Wait::Stored(answer));
-            }
-            return Ok(wait_for(stream, original, answer));
-        }
-        if let Some(expected) = batch.expect
-            && expected != intake.next.previous()
-        {
-            if let Some(window) = intake.window.as_mut() {
-                window.truncate(first);
-            }
-            let head = intake.next.previous();
-            let text = format!("append: the last position is {head}, not {expected}");
-            return Err(Error::new(Kind::Conflict, text).head(head));
-        }
-        if count == 0 {
-            return Ok(Wait::Nothing(nothing(intake)));
-        }
-        let cut = kept.len() < count;
-        let chunk = Chunk {
-            flags: flags(intake),
-            encoding: 1,
-            time: intake.time,
-            taking,
-            publisher: batch.publisher,
-            producer: batch.producer.map_or(0, |p| p.id),
-            epoch: batch.producer.map_or(0, |p| p.epoch),
-            sequence: batch.producer.map_or(0, |p| p.sequence),
-            sequences: if batch.producer.is_some() && !cut { count as u32 } else { 0 },
-            // Only says whether hashes come with it; the length is known when the chunk is closed.
-            extra_len: u32::from(dedupe.is_some()),
-            ..Chunk::bare(ChunkKind::Run, stream.id, intake.history, first)
-        };
-        group.touch(stream, || update(intake));
-        group.begin(chunk, batch.body.len());
-        store(group, batch, &kept, if dedupe.is_some() { &ids } else { &[] });
-        if batch.producer.is_some() {
-            group.close_with(if cut { &positions } else { &[] });
-        }
-        intake.next = first.plus(kept.len() as u64);
-        if let Some(touched) = group.touched.last_mut() {
-            touched.update = Update { first: touched.update.first, ..update(intake) };
-        }
-        if let Some(producer) = batch.producer {
-            let each = if cut { &positions[..] } else { &[] };
-            remember(&core, intake, producer, count, first, each, taking);
-        }
-        let counters = &core.counters;
-        Counters::add(&counters.appends_total, 1);
-        Counters::add(&counters.events_total, kept.len() as u64);
-        Counters::add(&counters.event_bytes_total, batch.body.len() as u64);
-        Counters::add(&counters.duplicates_total, duplicates);
-        Counters::add(&counters.conflicts_total, conflicts);
-        if batch.want_positions && dedupe.is_none() {
-            positions = (0..count as u64).map(|i| first.plus(i)).collect();
-        }
-        Ok(Wait::Stored(Appended {
-            first,
-            last: intake.next.previous(),
-            count: kept.len() as u64,
-            duplicates,
-            conflicts,
-            positions: if batch.want_positions { positions } else { Vec::new() },
-            ..nothing(intake)
-        }))
     }
 
     /// Writes a group, lets readers of `written` streams see it, and hands it to the sync thread.
@@ -469,7 +231,7 @@ impl Writer {
         if group.is_empty() {
             if !group.synced.is_empty() || !group.written.is_empty() {
                 let mut replies = std::mem::take(&mut group.synced);
-                replies.append(&mut group.written);
+                replies.extend(group.written.drain(..).map(|(reply, appended)| (reply, Ok(appended))));
                 self.hand_on(Record { segment: None, end: self.end, touched: Vec::new(), replies }, 0);
             }
             return;
@@ -511,7 +273,8 @@ impl Writer {
                 shared.index(segment, segment::Entry { offset: entry.offset + base as u32, ..*entry });
             }
             shared.written = touched.update.next;
-            if quick {
+            // What readers are told is gone is gone only once that is synced.
+            if quick && touched.update.first.is_none() && !touched.update.removed {
                 shared.show(&touched.update);
                 touched.shown = true;
             }
@@ -524,8 +287,8 @@ impl Writer {
         if record.segment.is_none() && gate.records.is_empty() && !gate.in_flight && gate.failed.is_none() {
             // All before it is synced already.
             drop(gate);
-            for (reply, appended) in record.replies {
-                let _ = reply.send(Ok(appended));
+            for (reply, answer) in record.replies {
+                let _ = reply.send(answer);
             }
             return;
         }
@@ -547,7 +310,7 @@ impl Writer {
     }
 
     /// Makes sure of a file with room for `bytes` more.
-    fn prepare(&mut self, bytes: u64) -> std::io::Result<()> {
+    fn prepare(&mut self, bytes: u64, reserved: bool) -> std::io::Result<()> {
         let core = self.core();
         if self.segment.is_some() && self.end.offset + bytes > u64::from(core.options.segment_bytes) {
             self.roll();
@@ -555,7 +318,7 @@ impl Writer {
         let result = self.take_room(bytes);
         if let Err(error) = &result
             && is_full(error)
-            && self.shard.is_control()
+            && reserved
             && core.room.release(&core)
         {
             return self.take_room(bytes);
@@ -621,9 +384,21 @@ impl Writer {
 
     /// Ends the file being written; the next group begins another.
     fn roll(&mut self) {
-        if let Some(segment) = self.segment.take() {
+        // A file without a group is not known to be synced, not even its header: no other may rest on it.
+        if let Some(segment) = self.segment.take_if(|_| self.end.offset > SegmentHeader::LEN as u64) {
             segment.sealed.store(true, Relaxed);
             self.shard.core.duty.nudge();
+        }
+    }
+
+    /// Leaves the file being written where it was last good.
+    fn abandon(&mut self) {
+        self.roll();
+        if let Some(empty) = self.segment.take() {
+            self.end = empty.header.previous;
+            lock(&self.shard.segments).remove(&empty.number());
+            let _ = self.shard.core.disk.remove(empty.file.path());
+            Counters::sub(&self.shard.core.counters.segments, 1);
         }
     }
 
@@ -634,7 +409,7 @@ impl Writer {
         if kind == GroupKind::Close && self.segment.is_none() && self.end.segment == 0 {
             return;
         }
-        if self.prepare(GroupHeader::LEN as u64).is_err() {
+        if self.prepare(GroupHeader::LEN as u64, true).is_err() {
             return;
         }
         let Some(segment) = self.segment.clone() else { return };
@@ -649,6 +424,11 @@ impl Writer {
         segment.end.store(self.end.offset, Relaxed);
         Counters::add(&core.counters.written_bytes_total, bytes.len() as u64);
         if kind == GroupKind::Close {
+            // Room not used goes back: after this group nothing follows, and opening need not look for more.
+            if let Err(error) = segment.file.truncate(self.end.offset) {
+                tracing::warn!(%error, "room taken in advance could not be given back");
+            }
+            self.room = self.end.offset;
             let record =
                 Record { segment: Some(segment), end: self.end, touched: Vec::new(), replies: Vec::new() };
             let mut gate = lock(&self.shard.gate);
@@ -660,7 +440,8 @@ impl Writer {
     /// A write failed: nothing of the group counts, and the file is not written again.
     fn fail_write(&mut self, mut group: Group, error: &std::io::Error) {
         let cause = unknown(&error.to_string());
-        for (reply, _) in group.synced.drain(..).chain(group.written.drain(..)) {
+        let replies = group.synced.drain(..).map(|(reply, _)| reply);
+        for reply in replies.chain(group.written.drain(..).map(|(reply, _)| reply)) {
             let _ = reply.send(Err(cause.clone()));
         }
         let to = self.end;
@@ -668,43 +449,44 @@ impl Writer {
             let next = lock(&touched.stream.shared).written;
             self.roll_back(&touched.stream, to, next);
         }
-        self.roll();
+        self.abandon();
     }
 
     /// A sync failed: what was not known to be synced is gone.
     fn recover(&mut self, failed: Vec<Record>) {
         let core = self.core();
-        let (records, to) = {
-            let mut gate = lock(&self.shard.gate);
-            let mut records = failed;
-            records.extend(gate.records.drain(..));
-            (gate.awaited, gate.unsynced_bytes, gate.dirty_since) = (false, 0, None);
-            (records, gate.synced)
-        };
+        let (records, to) = (failed, lock(&self.shard.gate).synced);
         let cause = unknown("a sync failed");
         self.shard.cache.forget(to, u64::MAX);
         for record in &records {
             for touched in &record.touched {
                 let next = lock(&touched.stream.shared).synced;
                 self.roll_back(&touched.stream, to, next);
+                if touched.update.removed {
+                    // Nobody waits for it, and the stream is gone for its readers: it has to be said again.
+                    let request = Request { stream: touched.stream.clone(), work: Work::Remove, reply: None };
+                    lock(&self.shard.gate).durable.push_back(request);
+                }
             }
         }
         for (reply, _) in records.into_iter().flat_map(|record| record.replies) {
             let _ = reply.send(Err(cause.clone()));
         }
-        // Files after the one that is cut were never believed.
-        let void: Vec<u64> =
-            lock(&self.shard.segments).range(to.segment + 1..).map(|(number, _)| *number).collect();
-        for number in void {
-            lock(&self.shard.segments).remove(&number);
-            let _ = core.disk.remove(&segment::path(self.shard.number, number, 0));
-            Counters::sub(&core.counters.segments, 1);
-        }
-        if let Some(last) = lock(&self.shard.segments).get(&to.segment) {
+        // Files after the one that is cut are void once another says where the log goes on. Until then a process that
+        // is killed finds them as they are, and readers what they saw under `written`.
+        let mut segments = lock(&self.shard.segments);
+        let void = segments.split_off(&(to.segment + 1));
+        drop(segments);
+        Counters::sub(&core.counters.segments, void.len() as u64);
+        self.void.extend(void.into_values().map(|segment| segment.file.path().to_owned()));
+        let last = lock(&self.shard.segments).get(&to.segment).cloned();
+        if let Some(last) = last.filter(|last| last.header.end == 0) {
             last.end.store(to.offset, Relaxed);
         }
         self.end = to;
-        self.roll();
+        if let Some(segment) = self.segment.take() {
+            segment.sealed.store(true, Relaxed);
+        }
     }
 
     /// Takes a stream back to where the log is believed.
@@ -713,9 +495,9 @@ impl Writer {
         let mut intake = lock(&stream.intake);
         let mut shared = lock(&stream.shared);
         let shown = shared.roll_back(to, next);
-        (intake.next, intake.first) = (next, shared.first);
+        (intake.next, intake.first, intake.removed) = (next, shared.first, shared.gone);
         if let Some(window) = intake.window.take() {
-            account(&core, window.bytes(), 0);
+            self.shard.account(window.bytes(), 0);
         }
         self.windows.remove(&stream.id);
         intake.producers = None;
@@ -724,7 +506,7 @@ impl Writer {
             intake.history = History(core.clock.random());
             tracing::warn!(stream = stream.id.0, %next, "events shown were lost: the stream has a new history");
         }
-        if intake.history != shared.history || shown {
+        if intake.history != shared.history || shown || intake.new_history {
             shared.history = intake.history;
             intake.new_history = true;
             self.histories.push(stream.clone());
@@ -732,12 +514,13 @@ impl Writer {
         }
     }
 
-    /// Keeps the memory that remembers ids within its limit, and forgets what is past its window.
+    /// Keeps the memory that remembers ids within this shard's share, and forgets what is past its window.
     fn sweep(&mut self, taking: u64) {
-        let core = self.core();
-        let limit = core.options.dedupe_bytes as u64;
+        let shard = self.shard.clone();
+        let core = &shard.core;
+        let limit = shard.dedupe_share as u64;
         let now = core.clock.elapsed();
-        let over = core.counters.dedupe_bytes.load(Relaxed) > limit;
+        let over = shard.remembered.load(Relaxed) > limit;
         if !over && now.saturating_sub(self.swept) < Duration::from_secs(30) {
             return;
         }
@@ -753,62 +536,20 @@ impl Writer {
                 let before = window.bytes();
                 let (age, count) = dedupe.map_or((0, 0), |d| (d.age.as_millis() as u64, d.count));
                 window.expire(since.max(taking.saturating_sub(age)), count);
+                if over {
+                    window.shrink();
+                }
                 oldest = oldest.min(window.oldest().unwrap_or(taking));
-                let after = window.bytes();
-                account(&core, before, after);
+                shard.account(before, window.bytes());
                 true
             });
-            if core.counters.dedupe_bytes.load(Relaxed) <= limit || since > taking {
+            if shard.remembered.load(Relaxed) <= limit || since > taking {
                 return;
             }
             // An eighth of the time remembered at once, so that a full memory is not swept for every batch.
             since = oldest + (taking - oldest) / 8 + 1;
         }
     }
-}
-
-/// What an answer waits for.
-enum Wait {
-    /// Its group to be as durable as the stream promises.
-    Stored(Appended),
-    /// Its group, or those before it, to be synced.
-    Synced(Appended),
-    /// Its group to be written.
-    Written(Appended),
-    /// Nothing.
-    Nothing(Appended),
-}
-
-/// An answer about what was stored before waits until that can be seen.
-fn wait_for(stream: &Stream, last: Position, answer: Appended) -> Wait {
-    if last < lock(&stream.shared).visible { Wait::Nothing(answer) } else { Wait::Synced(answer) }
-}
-
-fn internal() -> Error {
-    Error::new(Kind::Internal, "append: the stream's window is not there")
-}
-
-/// Every chunk of a stream under `written` says so: whichever of them survives a stop of the machine tells that
-/// more may have been shown.
-fn flags(intake: &Intake) -> u8 {
-    if intake.settings.durability == Durability::Written { FLAG_WRITTEN } else { 0 }
-}
-
-/// Keeps count of the memory that remembers ids.
-fn account(core: &Core, before: usize, after: usize) {
-    Counters::add(&core.counters.dedupe_bytes, after as u64);
-    Counters::sub(&core.counters.dedupe_bytes, before as u64);
-}
-
-/// Compares two events with their tags: `None` if they are not the same event, else whether they say the same.
-fn same(a: &[u8], b: &[u8]) -> Option<bool> {
-    same_event(a, events::split_first(b)?.0)
-}
-
-/// As [`same`], the second without its tag.
-pub(crate) fn same_event(a: &[u8], b: &[u8]) -> Option<bool> {
-    let a = events::split_first(a)?.0;
-    (events::identity(a) == events::identity(b)).then(|| events::same_content(a, b))
 }
 
 /// Most bytes a request can take in a group.
@@ -831,178 +572,7 @@ fn refuse(requests: Vec<Request>, error: &Error) {
     }
 }
 
-/// An answer of which nothing was stored.
-fn nothing(intake: &Intake) -> Appended {
-    Appended {
-        first: Position::NONE,
-        last: Position::NONE,
-        count: 0,
-        duplicates: 0,
-        conflicts: 0,
-        history: intake.history,
-        durability: intake.settings.durability,
-        positions: Vec::new(),
-    }
-}
-
-/// What readers see of a stream once its group is as durable as it has to be.
-fn update(intake: &Intake) -> Update {
-    Update { next: intake.next, time: intake.time, history: intake.history, first: None, removed: false }
-}
-
-fn remember(
-    core: &Core,
-    intake: &mut Intake,
-    producer: crate::api::Producer,
-    count: usize,
-    first: Position,
-    each: &[Position],
-    taking: u64,
-) {
-    if let Some(producers) = intake.producers.as_mut() {
-        producers.push(producer, count as u64, first, each, taking, core.options.producers);
-    }
-}
-
-/// Puts the kept events of a batch into the open run; what lies together is copied at once.
-fn store(group: &mut Group, batch: &Batch, kept: &[u32], ids: &[u64]) {
-    let start = |i: usize| if i == 0 { 0 } else { batch.ends[i - 1] as usize };
-    let mut at = 0;
-    while at < kept.len() {
-        let from = kept[at] as usize;
-        let mut end = at + 1;
-        // To the end of what lies together, or of what a chunk shall hold.
-        let enough = start(from) + crate::group::CHUNK_BYTES;
-        while end < kept.len()
-            && kept[end] as usize == from + (end - at)
-            && (batch.ends[kept[end] as usize] as usize) <= enough
-        {
-            end += 1;
-        }
-        let last = kept[end - 1] as usize;
-        let body: &[u8] = &batch.body[start(from)..batch.ends[last] as usize];
-        let hashes = if ids.is_empty() { &[][..] } else { &ids[from..=last] };
-        if group.is_long() {
-            group.split();
-        }
-        group.push(body, (end - at) as u32, hashes);
-        at = end;
-    }
-}
-
-/// Adds a chunk that only says something.
-fn bare(
-    group: &mut Group,
-    stream: &Arc<Stream>,
-    intake: &mut Intake,
-    kind: ChunkKind,
-    sequence: u64,
-    taking: u64,
-) {
-    let chunk = Chunk {
-        flags: flags(intake),
-        time: intake.time,
-        taking,
-        sequence,
-        ..Chunk::bare(kind, stream.id, intake.history, intake.next)
-    };
-    let touched = group.touch(stream, || update(intake));
-    touched.update = Update { first: touched.update.first, ..update(intake) };
-    group.bare(chunk);
-}
-
-fn skip(
-    group: &mut Group,
-    stream: &Arc<Stream>,
-    intake: &mut Intake,
-    to: Position,
-    reason: SkipReason,
-    taking: u64,
-) -> Result<Wait, Error> {
-    if to < intake.next {
-        return Ok(wait_for(stream, intake.next.previous(), nothing(intake)));
-    }
-    if to.0 == u64::MAX {
-        return Err(Error::new(Kind::Invalid, "skip: no position comes after the last there can be"));
-    }
-    let chunk = Chunk {
-        flags: flags(intake),
-        time: intake.time,
-        taking,
-        sequence: to.0,
-        encoding: reason_code(reason),
-        ..Chunk::bare(ChunkKind::Skip, stream.id, intake.history, intake.next)
-    };
-    intake.next = to.next();
-    let touched = group.touch(stream, || update(intake));
-    touched.update = Update { first: touched.update.first, ..update(intake) };
-    group.bare(chunk);
-    Ok(Wait::Stored(nothing(intake)))
-}
-
-fn trim(
-    group: &mut Group,
-    stream: &Arc<Stream>,
-    intake: &mut Intake,
-    first: Position,
-    taking: u64,
-) -> Result<Wait, Error> {
-    // The last trim in the log is the one that counts.
-    let first = first.min(intake.next).max(intake.first);
-    intake.first = first;
-    bare(group, stream, intake, ChunkKind::Trim, first.0, taking);
-    if let Some(touched) = group.touched.last_mut() {
-        touched.update.first = touched.update.first.max(Some(first));
-    }
-    Ok(Wait::Synced(nothing(intake)))
-}
-
-fn append_at(
-    group: &mut Group,
-    stream: &Arc<Stream>,
-    intake: &mut Intake,
-    at: At,
-    batch: &Batch,
-    taking: u64,
-) -> Result<Wait, Error> {
-    let count = batch.ends.len();
-    if at.first < intake.next || at.first.is_none() {
-        let head = intake.next.previous();
-        let text = format!("append: position {} is taken, the last is {head}", at.first);
-        return Err(Error::new(Kind::Conflict, text).head(head));
-    }
-    if at.first.0.checked_add(count as u64).is_none_or(|next| next == u64::MAX) {
-        return Err(Error::new(Kind::Invalid, "append: positions beyond the last there can be"));
-    }
-    if count == 0 {
-        return Ok(Wait::Nothing(nothing(intake)));
-    }
-    if at.first > intake.next {
-        skip(group, stream, intake, at.first.previous(), SkipReason::Gap, taking)?;
-    }
-    intake.history = at.history;
-    // The origin's time stands, but a stream's time never goes back.
-    intake.time = intake.time.max(at.time);
-    let chunk = Chunk {
-        flags: flags(intake),
-        encoding: 1,
-        time: intake.time,
-        taking,
-        publisher: batch.publisher,
-        ..Chunk::bare(ChunkKind::Run, stream.id, at.history, at.first)
-    };
-    group.touch(stream, || update(intake));
-    group.begin(chunk, batch.body.len());
-    let kept: Vec<u32> = (0..count as u32).collect();
-    store(group, batch, &kept, &[]);
-    intake.next = at.first.plus(count as u64);
-    if let Some(touched) = group.touched.last_mut() {
-        touched.update = Update { first: touched.update.first, ..update(intake) };
-    }
-    Ok(Wait::Stored(Appended {
-        first: at.first,
-        last: intake.next.previous(),
-        count: count as u64,
-        ..nothing(intake)
-    }))
+/// Whether a request brings events; all others are the log's own and may use the reserve.
+fn is_data(request: &Request) -> bool {
+    matches!(request.work, Work::Append { .. } | Work::At { .. })
 }

@@ -24,11 +24,14 @@ impl Real {
     /// The directory at `root`; made if it does not exist. The entry in the directory above is synced with it.
     pub fn new(root: &Path) -> io::Result<Self> {
         if !root.is_dir() {
+            let missing: Vec<&Path> = root.ancestors().take_while(|path| !path.is_dir()).collect();
             fs::create_dir_all(root).map_err(|e| named("create", &root.display().to_string(), &e))?;
-            if let Some(above) = root.canonicalize()?.parent() {
-                fs::File::open(above)?
-                    .sync_all()
-                    .map_err(|e| named("sync", &above.display().to_string(), &e))?;
+            // Every level that was made has its name in the one above.
+            for made in missing.iter().filter(|path| !path.as_os_str().is_empty()) {
+                let above = made.parent().filter(|above| !above.as_os_str().is_empty());
+                let above = above.unwrap_or(Path::new("."));
+                let sync = || fs::File::open(above)?.sync_all();
+                sync().map_err(|e| named("sync", &above.display().to_string(), &e))?;
             }
         }
         Ok(Self { root: root.to_path_buf() })

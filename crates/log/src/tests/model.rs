@@ -182,7 +182,9 @@ impl Round {
             Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Closed | Kind::Exhausted) => {
                 self.disturbed = true;
                 for (id, data) in events {
-                    if !model.certain.values().any(|(known, _)| *known == id) {
+                    // One that was given up may be stored anew.
+                    let trimmed = model.trimmed;
+                    if !model.certain.range(trimmed..).any(|(_, (known, _))| *known == id) {
                         model.maybe.insert(id, data);
                     }
                 }
@@ -239,14 +241,10 @@ impl Round {
         let i = self.random.below(STREAMS.len() as u64) as usize;
         let Some((&last, _)) = self.models[i].certain.last_key_value() else { return Ok(()) };
         let first = self.random.below(last + 2);
-        let before = self.models[i].history;
         let outcome = timed(self.log().trim(STREAMS[i].0, Position(first)))?;
-        let now = self.log().status(STREAMS[i].0).map_err(|e| e.to_string())?.history;
-        let model = &mut self.models[i];
         // Whether it took effect is not known after a failure: then both are right.
-        if before.is_none_or(|before| before == now) || outcome.is_err() {
-            model.trimmed = model.trimmed.max(first);
-        }
+        let model = &mut self.models[i];
+        model.trimmed = model.trimmed.max(first);
         self.disturbed |= outcome.is_err();
         Ok(())
     }
@@ -318,7 +316,6 @@ impl Model {
             let gone = self.certain.split_off(&next);
             self.maybe.extend(gone.into_values());
             self.erased.retain(|position| *position < next);
-            self.maybe_erased.retain(|position| *position < next);
         }
         self.history = Some(history);
         let at: BTreeMap<u64, &Event> = found.iter().map(|(position, event)| (*position, event)).collect();
