@@ -8,6 +8,7 @@
 //!
 //! - Bounded: at most [`Bounds::connections_max`] connections (the loop then leaves newcomers in the kernel's
 //!   backlog), a head within [`Bounds::head_timeout`] and [`BUFFER_BYTES_MAX`], little memory per idle connection.
+//! - Publishes that a connection sends without waiting are served together ([`pipeline`]).
 //! - Dedicated connections: over HTTP/1.1 a push delivery does not stream through hyper. The request's future
 //!   hands an [`Outlet`] to its [`Connection`], hyper gives the socket back, and the outlet writes to it until it
 //!   ends. That costs a few hundred bytes per idle consumer instead of two 8 KiB buffers, one `writev` per turn
@@ -20,6 +21,8 @@
 //!   [`Bounds::drain_timeout`], whichever is first.
 //!
 //! TLS is not here yet: it becomes one more step between accepting and [`connection`].
+
+mod pipeline;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -210,6 +213,9 @@ async fn serve_http1(
     closing: CancellationToken,
 ) -> Option<(TcpStream, Outlet)> {
     let handle = Arc::clone(&service.connection);
+    // Boxed, so that it costs nothing once another request than a publish has come.
+    let publishes = pipeline::serve(stream, &service.node, &handle, head_timeout, &closing);
+    let stream = Box::pin(publishes).await?;
     let mut http = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
@@ -237,7 +243,7 @@ async fn serve_http1(
         })
         .await
     };
-    let stream = http.into_parts().io.into_inner();
+    let stream = http.into_parts().io.into_inner().into_stream();
     match outlet {
         Some(outlet) => Some((stream, outlet)),
         None => {

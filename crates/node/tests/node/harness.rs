@@ -368,6 +368,7 @@ pub(crate) struct Syncs {
     held: AtomicBool,
     fail: AtomicBool,
     waiting: AtomicU64,
+    done: AtomicU64,
 }
 
 impl Syncs {
@@ -386,7 +387,13 @@ impl Syncs {
         self.waiting.load(Ordering::SeqCst)
     }
 
+    /// How many there were.
+    pub(crate) fn count(&self) -> u64 {
+        self.done.load(Ordering::SeqCst)
+    }
+
     fn pass(&self) -> io::Result<()> {
+        self.done.fetch_add(1, Ordering::SeqCst);
         self.waiting.fetch_add(1, Ordering::SeqCst);
         while self.held.load(Ordering::SeqCst) {
             thread::sleep(Duration::from_millis(1));

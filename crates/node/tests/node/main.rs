@@ -10,6 +10,7 @@
 mod delivery;
 mod durability;
 mod harness;
+mod pipelining;
 mod pressure;
 mod publish;
 mod range;
