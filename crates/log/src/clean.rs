@@ -338,7 +338,6 @@ fn remove(shard: &Shard, streams: &[Arc<Stream>], segment: &Arc<Segment>) -> io:
     for stream in streams {
         let mut shared = lock(&stream.shared);
         shared.ranges.retain(|range| !Arc::ptr_eq(&range.segment, segment));
-        shared.bytes = shared.ranges.iter().map(|range| range.bytes).sum();
     }
     lock(&shard.segments).remove(&segment.number());
     shard.cache.forget(Mark { segment: segment.number(), offset: 0 }, segment.number());
@@ -601,7 +600,6 @@ fn swap(
         if (from..=upto).contains(&shared.trim_at) {
             shared.trim_at = from;
         }
-        shared.bytes = shared.ranges.iter().map(|range| range.bytes).sum();
     }
     {
         let mut segments = lock(&shard.segments);
@@ -611,6 +609,30 @@ fn swap(
         segments.insert(from, new.clone());
     }
     Counters::sub(&shard.core.counters.segments, run.len() as u64 - 1);
+}
+
+/// Takes away what no longer counts but may still hold data: files left by a failed sync, and the ends of files
+/// that were cut.
+fn scrub(shard: &Shard, directory: &str) -> io::Result<()> {
+    let core = &shard.core;
+    let segments: Vec<Arc<Segment>> = lock(&shard.segments).values().cloned().collect();
+    // Beyond the newest the writer may be making another.
+    let newest = segments.last().map_or(0, |segment| segment.number());
+    for name in core.disk.list(directory)? {
+        let path = format!("{directory}/{name}");
+        let old = segment::parse_name(&name).is_some_and(|(number, _)| number < newest);
+        if old && !segments.iter().any(|segment| segment.file.path() == path) {
+            core.disk.remove(&path)?;
+        }
+    }
+    for segment in segments.iter().filter(|s| s.number() < newest && s.sealed.load(Relaxed)) {
+        if segment.file.len()? > segment.end() {
+            segment.file.truncate(segment.end())?;
+            segment.file.sync(Why::Removal)?;
+            Counters::add(&core.counters.flushes_total, 1);
+        }
+    }
+    Ok(())
 }
 
 /// Removes the data of single events for good.
@@ -653,6 +675,7 @@ pub(crate) fn erase(inner: &Inner, id: StreamId, positions: Vec<Position>) -> Re
     }
     if !hit.is_empty() {
         let directory = segment::directory(shard.number);
+        scrub(shard, &directory).map_err(|e| disk_error(&e))?;
         inner.core.disk.sync_dir(&directory, Why::Removal).map_err(|e| disk_error(&e))?;
         Counters::add(&inner.core.counters.dir_flushes_total, 1);
     }

@@ -290,7 +290,6 @@ struct Known {
     at: Mark,
     first: Position,
     time: Time,
-    bytes: u64,
     trim_at: u64,
     ranges: Vec<Range>,
 }
@@ -507,7 +506,6 @@ impl Opening {
             at,
             first: Position::FIRST,
             time: Time(0),
-            bytes: 0,
             trim_at: 0,
             ranges: Vec::new(),
         });
@@ -517,7 +515,6 @@ impl Opening {
         known.at = at;
         known.first = known.first.max(summary.trim);
         known.time = known.time.max(summary.time);
-        known.bytes += summary.bytes;
         if !summary.trim.is_none() {
             known.trim_at = segment.number();
         }
@@ -548,7 +545,6 @@ impl Opening {
                 (shared.written, shared.synced, shared.visible) = (next, next, next);
                 shared.first = known.first;
                 shared.time = known.time;
-                shared.bytes = known.bytes;
                 shared.ranges = known.ranges;
                 shared.trim_at = known.trim_at;
                 let unsynced = known.last.written && lost == Some(known.last.session);

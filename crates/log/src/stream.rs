@@ -15,7 +15,7 @@ use weir_event::flow::{History, Position, Time};
 
 use crate::api::{Durability, Head, Retention, Settings, Status, StreamId};
 use crate::dedupe::{Producers, Window};
-use crate::format::{ChunkKind, Mark};
+use crate::format::Mark;
 use crate::segment::{Entry, Range, Segment};
 use crate::shard::lock;
 
@@ -68,8 +68,6 @@ pub(crate) struct Shared {
     pub(crate) visible: Position,
     /// Time of the last visible event.
     pub(crate) time: Time,
-    /// Bytes of events from `first` up to what is written.
-    pub(crate) bytes: u64,
     /// Chunks in the order of the log.
     pub(crate) ranges: Vec<Range>,
     /// Number of the segment with the last trim.
@@ -109,7 +107,6 @@ impl Stream {
                 synced: Position::FIRST,
                 visible: Position::FIRST,
                 time: Time(0),
-                bytes: 0,
                 ranges: Vec::new(),
                 trim_at: 0,
                 tail: None,
@@ -138,7 +135,7 @@ impl Stream {
             first: none(shared.first),
             last: none(shared.visible.previous()),
             next: shared.visible,
-            bytes: shared.bytes,
+            bytes: shared.ranges.iter().filter(|r| !empty && r.last >= shared.first).map(|r| r.bytes).sum(),
             time: shared.time,
         }
     }
@@ -156,9 +153,6 @@ impl Shared {
         }
         if let Some(range) = self.ranges.last_mut() {
             range.push(entry);
-        }
-        if entry.kind == ChunkKind::Run {
-            self.bytes += u64::from(entry.body_len);
         }
     }
 
@@ -195,7 +189,6 @@ impl Shared {
             }
             self.ranges.pop();
         }
-        self.bytes = self.ranges.iter().map(|range| range.bytes).sum();
         let shown = self.visible > next;
         (self.written, self.synced, self.visible) = (next, self.synced.min(next), self.visible.min(next));
         shown

@@ -13,6 +13,7 @@ use crate::options::Options;
 
 mod basics;
 mod faults;
+mod golden;
 mod model;
 
 pub(crate) const STREAM: StreamId = StreamId(16);
