@@ -173,7 +173,7 @@ impl Admit {
     ) -> Result<Appended, Error> {
         let began = Instant::now();
         let appended = match self.batch(stream, incoming, terms) {
-            Ok(batch) if batch.ends.is_empty() => Err(Error::new(Code::MalformedEvent, "the batch is empty")),
+            Ok(batch) if batch.ends.is_empty() => nothing(log, stream, terms),
             Ok(batch) => match self.spend(terms.publisher, batch.ends.len()) {
                 Ok(()) => {
                     self.metrics.publish_bytes.inc_by(batch.body.len() as u64);
@@ -250,6 +250,25 @@ impl Admit {
                 .retry_after(after)
         })
     }
+}
+
+/// What an empty batch comes to: valid (CloudEvents JSON format, section 4.1), and nothing to store.
+fn nothing(log: &Arc<dyn Log>, stream: &Stream, terms: Terms) -> Result<Appended, Error> {
+    let status = log.status(stream.id)?;
+    if terms.expect.is_some_and(|expected| expected != status.last) {
+        let error = Error::new(Code::HeadMoved, "the last position is not the expected one");
+        return Err(error.with("head", status.last.0));
+    }
+    Ok(Appended {
+        first: Position::NONE,
+        last: Position::NONE,
+        count: 0,
+        duplicates: 0,
+        conflicts: 0,
+        history: status.history,
+        durability: stream.descriptor.durability,
+        positions: Vec::new(),
+    })
 }
 
 fn batch(body: Bytes, ends: Vec<u32>, terms: Terms) -> Batch {

@@ -6,13 +6,16 @@
 //! and a snapshot are saved; the log is closed by the last handle to it. A test builds the same node from
 //! [`Parts`] of its own, on a simulated disk or with a clock that it moves.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use http::Uri;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weir_event::flow::Time;
+use weir_event::frame;
 use weir_log::Log;
 use weir_log::engine::Engine;
 
@@ -23,7 +26,10 @@ use crate::deliver::{self, Deliveries};
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::server;
-use crate::settings::Settings;
+use crate::settings::{Percent, Settings};
+
+/// How often the room on the disk is looked at.
+const DISK_EVERY: Duration = Duration::from_secs(5);
 
 /// What a node is made of.
 pub struct Parts {
@@ -87,7 +93,8 @@ impl Node {
             open_without_tokens,
         };
         let control = Control::open(Arc::clone(&log), options).await?;
-        if !open_without_tokens && control.is_open() {
+        if !open_without_tokens && control.read(|state| state.tokens().len() == 0) {
+            control.close().await;
             return Err(Error::new(
                 Code::BadMember,
                 "listening on an address other than loopback needs a token: weir keys token create --role owner",
@@ -100,6 +107,11 @@ impl Node {
     /// A node of these parts, with its duties running. It serves nothing yet.
     pub fn new(parts: Parts) -> Result<Arc<Self>, Error> {
         let settings = &parts.settings;
+        if settings.event_bytes_max.get() > frame::BODY_MAX - 16 {
+            let error =
+                Error::new(Code::BadMember, format!("event_bytes_max is at most {}", frame::BODY_MAX - 16));
+            return Err(error.with("member", "event_bytes_max"));
+        }
         let url = match &settings.url {
             None => None,
             Some(url) => Some(url.parse().map_err(|_| {
@@ -141,6 +153,7 @@ impl Node {
         node.duties.spawn(async move { control.run().await });
         let deliveries = Arc::clone(&node.deliveries);
         node.duties.spawn(async move { deliveries.run().await });
+        node.duties.spawn(watch_disk(Arc::downgrade(&node)));
         Ok(node)
     }
 
@@ -251,6 +264,51 @@ impl Node {
     #[must_use]
     pub fn closing(&self) -> &CancellationToken {
         &self.closing
+    }
+}
+
+/// How full the disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fullness {
+    Room,
+    Warn,
+    Stop,
+}
+
+/// Tells `_weir.ops` when the disk passes one of its marks, either way.
+async fn watch_disk(node: Weak<Node>) {
+    let mut was = Fullness::Room;
+    loop {
+        let Some(node) = node.upgrade() else { return };
+        let Some(engine) = node.engine().cloned() else { return };
+        let (warn, stop) = (node.settings().disk_warn, node.settings().disk_stop);
+        if let Ok(Ok(room)) = tokio::task::spawn_blocking(move || engine.room()).await {
+            let used = room.total.saturating_sub(room.free);
+            let past = |mark: Percent| {
+                u128::from(used) * 100 >= u128::from(room.total) * u128::from(mark.0) && room.total > 0
+            };
+            let is = match (past(warn), past(stop)) {
+                (_, true) => Fullness::Stop,
+                (true, false) => Fullness::Warn,
+                (false, false) => Fullness::Room,
+            };
+            if is != was {
+                let kind = match is {
+                    Fullness::Room => "weir.disk.room",
+                    Fullness::Warn => "weir.disk.warning",
+                    Fullness::Stop => "weir.disk.full",
+                };
+                tracing::warn!(used, total = room.total, kind, "the disk has passed a mark");
+                node.control().note(kind, "", json!({"used": used, "total": room.total}));
+                was = is;
+            }
+        }
+        let closing = node.closing().clone();
+        drop(node);
+        tokio::select! {
+            () = closing.cancelled() => return,
+            () = tokio::time::sleep(DISK_EVERY) => {}
+        }
     }
 }
 

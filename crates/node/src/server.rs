@@ -23,6 +23,7 @@
 //! TLS is not here yet: it becomes one more step between accepting and [`connection`].
 
 mod pipeline;
+mod unread;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -49,6 +50,7 @@ use tower::ServiceExt;
 use crate::Node;
 use crate::deliver::outlet::{self, Outlet};
 use crate::http::{events, publish};
+use unread::Kept;
 
 /// The most that is buffered of a request's head, and per read of a body. A connection starts with 8 KiB.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -434,21 +436,27 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (node, connection) = (Arc::clone(&self.node), Arc::clone(&self.connection));
-        match hot(request.method(), request.uri().path()) {
-            Some(Hot::Publish) => {
-                Box::pin(async move { Ok(publish::answer(&node, Some(&connection), request).await) })
+        let kind = hot(request.method(), request.uri().path());
+        let router = kind.is_none().then(|| self.router.clone());
+        let (head, body) = request.into_parts();
+        let (body, rest) = Kept::new(body);
+        let mut request = Request::from_parts(head, body);
+        Box::pin(async move {
+            let mut answer = match (kind, router) {
+                (Some(Hot::Publish), _) => publish::answer(&node, Some(&connection), request).await,
+                (Some(Hot::Events), _) => events::answer(&node, Some(&connection), request).await,
+                (None, Some(router)) => {
+                    request.extensions_mut().insert(crate::http::Peer(connection.peer()));
+                    request.extensions_mut().insert(connection);
+                    router.oneshot(request.map(axum::body::Body::new)).await?.map(Body::Router)
+                }
+                (None, None) => Response::new(Body::Full(None)),
+            };
+            if let Some(rest) = rest {
+                rest.settle(&mut answer).await;
             }
-            Some(Hot::Events) => {
-                Box::pin(async move { Ok(events::answer(&node, Some(&connection), request).await) })
-            }
-            None => {
-                let router = self.router.clone();
-                let mut request = request.map(axum::body::Body::new);
-                request.extensions_mut().insert(crate::http::Peer(connection.peer()));
-                request.extensions_mut().insert(connection);
-                Box::pin(async move { router.oneshot(request).await.map(|answer| answer.map(Body::Router)) })
-            }
-        }
+            Ok(answer)
+        })
     }
 }
 

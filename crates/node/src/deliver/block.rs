@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use weir_event::flow::{Position, Time};
+use weir_event::flow::{History, Position, Time};
 use weir_event::{Event, Stamp, proto};
 use weir_log::{Encoding, Read, Run, Skipped};
 
@@ -30,6 +30,9 @@ const CHOSEN_MAX: usize = 64;
 pub(crate) struct Block {
     skipped: Vec<Skipped>,
     runs: Vec<Run>,
+    /// The history that the positions belong to now; that of the time of writing may be an older one, which a
+    /// repair let live on.
+    history: History,
     first: Position,
     count: u32,
     bytes: usize,
@@ -47,11 +50,11 @@ struct Span {
 }
 
 impl Block {
-    /// Cuts what a read gave into blocks: from `from` on, not beyond `until`.
+    /// Cuts what a read in `history` gave into blocks: from `from` on, not beyond `until`.
     ///
     /// A run in another encoding than events would be left out without a word; nothing appends one yet.
-    pub(crate) fn cut(read: Read, from: Position, until: Position) -> Vec<Arc<Self>> {
-        let mut cutter = Cutter::new(read.skipped, from);
+    pub(crate) fn cut(read: Read, history: History, from: Position, until: Position) -> Vec<Arc<Self>> {
+        let mut cutter = Cutter::new(read.skipped, history, from);
         for run in read.runs {
             if run.encoding == Encoding::Events && run.count > 0 && run.last() >= from && run.first <= until {
                 cutter.add(run, until);
@@ -60,12 +63,13 @@ impl Block {
         cutter.finish(read.next, until)
     }
 
-    fn new(skipped: Vec<Skipped>, runs: Vec<Run>, first: Position) -> Self {
+    fn new(skipped: Vec<Skipped>, history: History, runs: Vec<Run>, first: Position) -> Self {
         let count = runs.iter().map(|run| run.count).sum();
         let bytes = runs.iter().map(|run| run.body.len()).sum();
         Self {
             skipped,
             runs,
+            history,
             first,
             count,
             bytes,
@@ -165,6 +169,11 @@ impl Block {
     pub(crate) fn stamp(&self, index: u32) -> Stamp {
         let time = self.stored(index).map_or(Time(0), |(_, time)| time);
         Stamp { position: self.position(index), time }
+    }
+
+    /// The history that the positions belong to.
+    pub(crate) fn history(&self) -> History {
+        self.history
     }
 
     /// The runs, each with the index of its first event.
@@ -354,6 +363,7 @@ impl Piece {
 /// Puts runs together to blocks and cuts runs that are too long for one.
 struct Cutter {
     skipped: std::collections::VecDeque<Skipped>,
+    history: History,
     from: Position,
     runs: Vec<Run>,
     bytes: usize,
@@ -361,9 +371,9 @@ struct Cutter {
 }
 
 impl Cutter {
-    fn new(mut skipped: Vec<Skipped>, from: Position) -> Self {
+    fn new(mut skipped: Vec<Skipped>, history: History, from: Position) -> Self {
         skipped.retain(|skipped| skipped.to >= from);
-        Self { skipped: skipped.into(), from, runs: Vec::new(), bytes: 0, done: Vec::new() }
+        Self { skipped: skipped.into(), history, from, runs: Vec::new(), bytes: 0, done: Vec::new() }
     }
 
     fn add(&mut self, run: Run, until: Position) {
@@ -419,7 +429,7 @@ impl Cutter {
         self.bytes = 0;
         let first = runs.first().map_or(self.from, |run| run.first);
         let skipped = self.skipped_before(first);
-        self.done.push(Arc::new(Block::new(skipped, runs, first)));
+        self.done.push(Arc::new(Block::new(skipped, self.history, runs, first)));
     }
 
     fn skipped_before(&mut self, first: Position) -> Vec<Skipped> {
@@ -433,7 +443,7 @@ impl Cutter {
         let after = self.skipped_before(next.min(until.next()));
         if let Some(last) = after.last() {
             let first = last.to.next();
-            self.done.push(Arc::new(Block::new(after, Vec::new(), first)));
+            self.done.push(Arc::new(Block::new(after, self.history, Vec::new(), first)));
         }
         self.done
     }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -300,7 +301,7 @@ impl Delivery {
             self.version = version;
             self.stand(&self.signal.standing());
         }
-        if self.node.closing.is_cancelled() && !matches!(self.phase, Phase::Over) {
+        if self.node.closed.load(Ordering::Acquire) && !matches!(self.phase, Phase::Over) {
             self.end(End::new("stopping"));
         }
     }

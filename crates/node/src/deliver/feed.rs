@@ -188,13 +188,14 @@ impl Feed {
     pub(crate) async fn read(&self, from: Position) -> Result<Vec<Arc<Block>>, Error> {
         let _turn = self.shared.turns.acquire().await;
         // While this one waited for its turn another may have read the same.
-        let (until, found) = {
+        let (until, found, history) = {
             let state = self.state();
             let before = state.blocks.range(..=from).next_back();
             let found =
                 before.map(|(_, block)| block).filter(|block| from < block.next() && block.begin() <= from);
             let after = state.blocks.range(from.next()..).next();
-            (after.map_or(state.head.last, |(first, _)| first.previous()), found.cloned())
+            let until = after.map_or(state.head.last, |(first, _)| first.previous());
+            (until, found.cloned(), state.head.history)
         };
         if let Some(block) = found {
             self.count(Origin::shared);
@@ -202,10 +203,12 @@ impl Feed {
         }
         let read = self.shared.log.read(self.stream.id, from, block::BYTES_MAX).await?;
         self.count(Origin::log);
-        let blocks = Block::cut(read, from, until);
+        let blocks = Block::cut(read, history, from, until);
         let mut state = self.state();
-        for block in &blocks {
-            self.keep(&mut state, block);
+        if state.head.history == history {
+            for block in &blocks {
+                self.keep(&mut state, block);
+            }
         }
         Ok(blocks)
     }
@@ -320,7 +323,7 @@ async fn follow(feed: Weak<Feed>, mut tail: watch::Receiver<Head>) {
                 Ok(read) => {
                     feed.count(Origin::tail);
                     let next = read.next;
-                    let blocks = Block::cut(read, from, head.last);
+                    let blocks = Block::cut(read, head.history, from, head.last);
                     let reached =
                         blocks.last().map_or(from, |block| block.next()).max(next.min(head.last.next()));
                     feed.offer(&blocks, reached);

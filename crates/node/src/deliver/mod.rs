@@ -23,7 +23,7 @@
 //!   and the start are taken from the reader that control opened, and taken anew when its terms change.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -81,6 +81,8 @@ pub(crate) struct Deliveries {
     feeds: Mutex<HashMap<StreamId, Weak<Feed>>>,
     open: Mutex<HashMap<usize, Arc<Signal>>>,
     closing: CancellationToken,
+    /// As `closing`, to be looked at by every delivery whenever it is polled.
+    closed: AtomicBool,
 }
 
 impl Deliveries {
@@ -106,6 +108,7 @@ impl Deliveries {
             feeds: Mutex::default(),
             open: Mutex::default(),
             closing,
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -128,6 +131,7 @@ impl Deliveries {
             tokio::time::sleep(WARDEN_PAUSE).await;
         }
         self.closing.cancelled().await;
+        self.closed.store(true, Ordering::Release);
         for signal in self.signals() {
             signal.wake();
         }
@@ -159,6 +163,11 @@ impl Deliveries {
             )
             .with("limit", self.bounds.deliveries_max)
             .retry_after(Duration::from_secs(5)));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(
+                Error::new(Code::NotReady, "the node is stopping").retry_after(Duration::from_secs(1))
+            );
         }
         open.insert(Arc::as_ptr(signal) as usize, Arc::clone(signal));
         Ok(())

@@ -115,7 +115,7 @@ impl Deliveries {
             let blocks = {
                 let _turn = self.shared.turns.acquire().await;
                 let read = log.read(stream, next, block::BYTES_MAX).await?;
-                Block::cut(read, next, until)
+                Block::cut(read, history, next, until)
             };
             if log.status(stream)?.history != history {
                 return Err(Error::new(Code::HistoryChanged, "the stream got another history meanwhile"));

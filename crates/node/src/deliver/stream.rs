@@ -78,7 +78,6 @@ impl<'a> Frames<'a> {
         let count = indices.end - indices.start;
         if let Some(head) = &mut self.head
             && head.time == run.time
-            && head.history == run.history
             && head.first.plus(u64::from(head.count)) == first
             && self.body.len() + bytes <= FRAME_BYTES
         {
@@ -87,7 +86,7 @@ impl<'a> Frames<'a> {
             self.end();
             self.head = Some(frame::Head {
                 stream: self.name,
-                history: run.history,
+                history: block.history(),
                 first,
                 count,
                 time: run.time,

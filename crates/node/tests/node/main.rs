@@ -10,6 +10,7 @@
 mod delivery;
 mod durability;
 mod harness;
+mod http2;
 mod pipelining;
 mod pressure;
 mod publish;

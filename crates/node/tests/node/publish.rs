@@ -133,7 +133,6 @@ async fn what_is_wrong_gets_its_own_error_and_nothing_is_stored() {
         (&batch, json!([big(100), big(2500)]).to_string(), 413, "event-too-large"),
         (&batch, json!(vec![big(10); 6]).to_string(), 413, "too-many-events"),
         (&batch, json!(vec![big(1900); 9]).to_string(), 413, "batch-too-large"),
-        (&batch, "[]".to_owned(), 400, "malformed-event"),
         (&batch, json!([event(1, json!(1)), {"id": 1}]).to_string(), 400, "malformed-event"),
     ] {
         let answer = node.send("POST", path, headers, body).await;
@@ -151,6 +150,8 @@ async fn what_is_wrong_gets_its_own_error_and_nothing_is_stored() {
     assert_eq!(answer.json()["nearest"], "expect");
     let answer = node.send("POST", "/streams/t/events", &structured, "{}").await;
     assert_eq!(answer.problem(404), "unknown-stream");
+    let empty = node.send("POST", path, &batch, "[]").await.ok();
+    assert_eq!((&empty["first"], &empty["count"]), (&json!(null), &json!(0)));
     let events = node.get(path, &[]).await.ok();
     assert_eq!(events, json!([]), "nothing was stored");
 }
@@ -181,4 +182,71 @@ async fn plain_bodies_become_events_and_attributes_are_lifted() {
     assert_eq!((&events[0]["time"], &events[0]["partner"]), (&json!("2026-01-02T03:04:05Z"), &json!("p7")));
     assert_eq!(events[0]["data"]["n"], 1);
     assert_eq!(events[1]["partner"], "mine");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelined_publishes_are_stored_and_answered_in_order() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let node = TestNode::start().await;
+    node.stream("s", json!({})).await;
+    let mut stream = tokio::net::TcpStream::connect(node.address).await.unwrap();
+    let one = |id: u64| {
+        let body = event(id, json!({"n": id})).to_string();
+        format!(
+            "POST /streams/s/events HTTP/1.1\r\nhost: {}\r\ncontent-type: application/cloudevents+json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            node.address,
+            body.len()
+        )
+    };
+    let mut all: String = (1..=500).map(one).collect();
+    // What is not a publish is answered after those before it, on the same connection.
+    all += &format!("GET /streams/s/events?from=499 HTTP/1.1\r\nhost: {}\r\n\r\n", node.address);
+    all += &one(501);
+    let (mut read, mut write) = stream.split();
+    let (written, text) = tokio::join!(write.write_all(all.as_bytes()), async {
+        let mut text = String::new();
+        while text.matches("\"first\"").count() < 501 {
+            let mut bytes = [0; 4096];
+            let count = read.read(&mut bytes).await.unwrap();
+            assert!(count > 0, "{text}");
+            text += std::str::from_utf8(&bytes[..count]).unwrap();
+        }
+        text
+    });
+    written.unwrap();
+    let firsts: Vec<u64> = text
+        .match_indices("\"first\":")
+        .map(|(at, mark)| text[at + mark.len()..].split(',').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(firsts, (1..=501).collect::<Vec<_>>());
+    let range = text.find("\"id\":\"500\"").unwrap();
+    assert!(text.find("\"first\":500,").unwrap() < range && range < text.find("\"first\":501,").unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_refused_before_its_body_came_leaves_the_connection_usable() {
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let node = TestNode::start().await;
+    let mut stream = tokio::net::TcpStream::connect(node.address).await.unwrap();
+    let head = format!(
+        "POST /subscriptions/x/accept HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer no\r\ncontent-length: 10\r\n\r\n",
+        node.address
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let next =
+        format!("{{\"a\":1}}   GET /healthz HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", node.address);
+    stream.write_all(next.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text.matches("HTTP/1.1 ").count(), 2, "{text}");
+    assert!(text.contains("HTTP/1.1 200"), "{text}");
+    // A rest that does not come is not waited for long, and the answer says that the connection closes.
+    let mut stream = tokio::net::TcpStream::connect(node.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(text.to_ascii_lowercase().contains("connection: close"), "{text}");
 }

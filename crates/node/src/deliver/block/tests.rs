@@ -61,7 +61,7 @@ proptest! {
     ) {
         let begin = read.runs.first().map_or(read.next, |run| run.first);
         let (from, until) = (begin.plus(skip), begin.plus(skip + take));
-        let blocks = Block::cut(read.clone(), from, until);
+        let blocks = Block::cut(read.clone(), History(8), from, until);
         let mut at = from;
         for block in &blocks {
             prop_assert!(block.bytes() <= BYTES_MAX || block.count() == 1);
@@ -90,7 +90,7 @@ proptest! {
         bytes in 1..3000_usize,
         way in any::<bool>(),
     ) {
-        let block = Block::new(Vec::new(), vec![run(5, &sizes)], Position(5));
+        let block = Block::new(Vec::new(), History(8), vec![run(5, &sizes)], Position(5));
         let rules = Rules::default();
         let chosen = block.choose(&rules);
         let all = 0..chosen.len(&block);
@@ -126,6 +126,7 @@ fn frames(bytes: &[u8]) -> Vec<(u64, Vec<String>)> {
             .map(|event| proto::decode(event.unwrap()).unwrap().id().to_owned())
             .collect();
         assert_eq!(run.count as usize, ids.len());
+        assert_eq!(run.history, History(8), "the present history, not that of the time of writing");
         runs.push((run.first.0, ids));
     }
     runs
@@ -134,7 +135,12 @@ fn frames(bytes: &[u8]) -> Vec<(u64, Vec<String>)> {
 #[test]
 fn frames_hold_the_stored_events_and_only_the_chosen_ones() {
     // Positions 8 and 9 were appended at one time, 10 to 13 at another: two frames.
-    let block = Block::new(Vec::new(), vec![run(8, &[3]), run(9, &[4]), run(10, &[1, 2, 3, 4])], Position(8));
+    let block = Block::new(
+        Vec::new(),
+        History(8),
+        vec![run(8, &[3]), run(9, &[4]), run(10, &[1, 2, 3, 4])],
+        Position(8),
+    );
     let rules = Rules::default();
     let whole = block.choose(&rules).stream(&block, &rules, "s", 0..6);
     let ids = |positions: &[u64]| positions.iter().map(|at| format!("e{at}")).collect::<Vec<_>>();
@@ -155,7 +161,7 @@ fn frames_hold_the_stored_events_and_only_the_chosen_ones() {
 
 #[test]
 fn long_runs_leave_in_frames_of_bounded_size() {
-    let block = Block::new(Vec::new(), vec![run(10, &[12_000; 8])], Position(10));
+    let block = Block::new(Vec::new(), History(8), vec![run(10, &[12_000; 8])], Position(10));
     let rules = Rules::default();
     let piece = block.choose(&rules).stream(&block, &rules, "s", 0..8);
     let frames = frames(piece.as_slice());
@@ -165,7 +171,7 @@ fn long_runs_leave_in_frames_of_bounded_size() {
 
 #[test]
 fn a_server_sent_event_is_an_id_and_one_line_of_json() {
-    let block = Block::new(Vec::new(), vec![run(41, &[0])], Position(41));
+    let block = Block::new(Vec::new(), History(8), vec![run(41, &[0])], Position(41));
     let rules = Rules::default();
     let piece = block.choose(&rules).sse(&block, &rules, 0..1);
     let text = std::str::from_utf8(piece.as_slice()).unwrap();
