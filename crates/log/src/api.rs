@@ -82,7 +82,8 @@ pub enum Durability {
     /// Once it is synced: survives a power cut.
     #[default]
     Fsync,
-    /// Once the operating system has it: survives a killed process, not a power cut.
+    /// Once the operating system has it: survives a killed process, not a power cut. Only the first batch after
+    /// each opening of the log waits for a sync: it is what tells, after a power cut, that more may have been shown.
     Written,
 }
 

@@ -99,7 +99,7 @@ pub(crate) fn scan(core: &Core, segment: &Segment) -> io::Result<Scan> {
                 rewritten || last.session == header.session || last.kind == GroupKind::Close || after_damage
             });
             follows
-                && number.is_none_or(|number| header.number >= number)
+                && (rewritten || number.is_none_or(|number| header.number >= number))
                 && at + GroupHeader::LEN as u64 + u64::from(header.length) <= limit
         });
         let Some(header) = whole else {
