@@ -208,7 +208,8 @@ impl Control {
 
     /// Who sends this bearer. Without one: an open node's owner, or nobody in particular.
     ///
-    /// Errors: `bad-credential` for one that is not known, has run out or was revoked.
+    /// Errors: `bad-credential` for one that is not known, has run out or was revoked; `subscription-closed` for a
+    /// grant whose subscription is over.
     pub fn authenticate(&self, bearer: Option<&str>, address: Option<IpAddr>) -> Result<Caller, Error> {
         self.0.authenticate(bearer, address)
     }

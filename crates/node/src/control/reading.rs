@@ -408,29 +408,34 @@ impl Inner {
             let open = self.is_open.load(std::sync::atomic::Ordering::Acquire);
             return Ok(if open { Caller::Open } else { Caller::Anonymous { address } });
         };
-        let caller = if bearer.starts_with(TICKET) { self.redeem(bearer) } else { self.holder(bearer) };
-        caller.ok_or_else(|| {
-            Error::new(Code::BadCredential, "the credential is not known here, has run out or was revoked")
-        })
+        if bearer.starts_with(TICKET) {
+            return self.redeem(bearer).ok_or_else(unknown_credential);
+        }
+        self.holder(bearer)
     }
 
-    fn holder(&self, bearer: &str) -> Option<Caller> {
-        let holder = self.secrets.holder(bearer)?;
+    fn holder(&self, bearer: &str) -> Result<Caller, Error> {
+        let holder = self.secrets.holder(bearer).ok_or_else(unknown_credential)?;
         let now = self.clock.now();
         let state = self.state();
-        let caller = match holder {
-            Holder::Token(id) => Caller::Token(Arc::clone(state.token(id)?)),
+        let found = || match holder {
+            Holder::Token(id) => Some(Caller::Token(Arc::clone(state.token(id)?))),
             Holder::Grant(subscription, grant) => {
                 let found = state.subscription(subscription)?;
                 let expires = found.grants.iter().find(|live| live.id == grant)?.expires;
-                Caller::Grant { subscription, grant, expires }
+                Some(Caller::Grant { subscription, grant, expires })
             }
             Holder::Request(subscription) => {
                 state.subscription(subscription)?;
-                Caller::Requester { subscription }
+                Some(Caller::Requester { subscription })
             }
         };
-        self.credential(&state, &caller, now).is_ok().then_some(caller)
+        let caller = found().ok_or_else(unknown_credential)?;
+        match (self.credential(&state, &caller, now), &caller) {
+            (Ok(()), _) => Ok(caller),
+            (Err(_), Caller::Grant { subscription, .. }) => Err(ended(&state, *subscription, now)),
+            (Err(_), _) => Err(unknown_credential()),
+        }
     }
 
     fn redeem(&self, ticket: &str) -> Option<Caller> {
@@ -541,8 +546,7 @@ impl Inner {
         // One that is requested or suspended may be opened and waits; its standing says so.
         if let Standing::Closed { why, .. } = standing(&subscription, now) {
             plans::open(&subscription)?;
-            let what = format!("the subscription is closed: {}", why.name());
-            return Err(Error::new(Code::SubscriptionClosed, what).with("reason", why.name()));
+            return Err(plans::closed(why, None));
         }
         let expires = match holder {
             Caller::Token(token) => token.expires,
@@ -649,4 +653,19 @@ fn scope(caller: &Caller, stream: &Stream) -> Option<Arc<Filters>> {
         caller => access::scope(caller),
     };
     (scope != Scope::All).then(|| Arc::new(Filters::of_scope(scope)))
+}
+
+fn unknown_credential() -> Error {
+    Error::new(Code::BadCredential, "the credential is not known here, has run out or was revoked")
+}
+
+/// Why a grant that was good once opens nothing: its subscription is over, or only it has run out.
+fn ended(state: &State, subscription: SubscriptionId, now: Time) -> Error {
+    let Some(found) = state.subscription(subscription) else { return unknown_credential() };
+    match plans::open(found) {
+        Err(closed) => closed,
+        // Its end is due and will be decided in a moment.
+        Ok(()) if found.expires.is_some_and(|expires| expires <= now) => plans::closed(Why::Expired, None),
+        Ok(()) => unknown_credential(),
+    }
 }

@@ -393,13 +393,13 @@ impl Subscription {
         })
     }
 
-    /// Ends it, in the fold and in planning alike.
+    /// Ends it, in the fold and in planning alike. Its grants stay known, though they open nothing any more: who
+    /// holds one is told what became of the subscription.
     pub(super) fn close(&mut self, why: Why, by: By, reason: Option<Box<str>>, when: Time) {
         self.status = Status::Closed(why);
         self.by = by;
         self.reason = reason;
         self.wanted = None;
-        self.grants = Box::default();
         self.changed = when;
     }
 }

@@ -437,12 +437,17 @@ pub(in crate::control) fn unknown(id: SubscriptionId) -> Error {
 /// The error for one that has ended.
 pub(in crate::control) fn open(subscription: &Subscription) -> Result<(), Error> {
     let Status::Closed(why) = subscription.status else { return Ok(()) };
+    Err(closed(why, subscription.reason.as_deref()))
+}
+
+/// The error that says why a subscription is closed, and what was said with it.
+pub(in crate::control) fn closed(why: Why, said: Option<&str>) -> Error {
     let what = format!("the subscription is closed: {}", why.name());
     let error = Error::new(Code::SubscriptionClosed, what).with("reason", why.name());
-    Err(match subscription.reason.as_deref() {
+    match said {
         Some(said) => error.with("said", said),
         None => error,
-    })
+    }
 }
 
 fn wrong_state(subscription: &Subscription, wish: &str) -> Error {
