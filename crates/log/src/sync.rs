@@ -15,12 +15,17 @@ use crate::api::Durability;
 use crate::counters::Counters;
 use crate::disk::Why;
 use crate::segment::Segment;
-use crate::shard::{Guard, Record, Shard, lock};
+use crate::shard::{Gate, Guard, Record, Shard, lock};
 
 /// Unsynced bytes that make a sync due though nobody waits for it.
 const UNSYNCED_BYTES: u64 = 32 << 20;
 /// Unsynced groups that make one due.
 const UNSYNCED_GROUPS: usize = 512;
+
+/// Whether so much is unsynced that a sync is due though nobody waits for it.
+pub(crate) fn is_much(gate: &Gate) -> bool {
+    gate.unsynced_bytes >= UNSYNCED_BYTES || gate.records.len() >= UNSYNCED_GROUPS
+}
 
 /// Runs until the writer has ended and all it wrote is synced.
 pub(crate) fn run(shard: &Arc<Shard>) {
@@ -54,8 +59,7 @@ fn next(shard: &Shard) -> Option<Vec<Record>> {
         let due = gate.awaited
             || gate.hurry
             || gate.writer_done
-            || gate.unsynced_bytes >= UNSYNCED_BYTES
-            || gate.records.len() >= UNSYNCED_GROUPS
+            || is_much(&gate)
             || waited.is_some_and(|waited| waited >= idle);
         if ready && due {
             gate.in_flight = true;

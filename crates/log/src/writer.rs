@@ -25,6 +25,7 @@ use crate::group::Group;
 use crate::segment::{self, Segment};
 use crate::shard::{Core, Guard, Record, Request, Shard, Work, disk_error, lock, unknown};
 use crate::stream::Stream;
+use crate::sync;
 
 /// Room is taken in steps that double from the first to the second, so that a small log stays small.
 const ROOM_STEPS: (u64, u64) = (1 << 20, 32 << 20);
@@ -298,8 +299,13 @@ impl Writer {
         gate.unsynced_bytes += bytes;
         gate.dirty_since.get_or_insert(self.wrote);
         gate.records.push_back(record);
+        // Groups that nobody waits for wake the sync thread once, to begin its wait, and then when it is due: a wake
+        // for each would cost as much as writing it.
+        let wake = gate.awaited || gate.hurry || gate.records.len() == 1 || sync::is_much(&gate);
         drop(gate);
-        self.shard.sync_wake.notify_one();
+        if wake {
+            self.shard.sync_wake.notify_one();
+        }
     }
 
     fn header(&self, kind: GroupKind, time: Time, taking: u64) -> GroupHeader {

@@ -311,6 +311,9 @@ impl Drop for Feed {
 async fn follow(feed: Weak<Feed>, mut tail: watch::Receiver<Head>) {
     loop {
         let changed = tail.changed().await.is_ok();
+        // Behind whatever waits to run: on a busy node more has arrived by then, and all consumers get it with one
+        // wake and one write each; on an idle one nothing waits.
+        tokio::task::yield_now().await;
         let Some(feed) = feed.upgrade() else { return };
         if !changed {
             feed.end(None);

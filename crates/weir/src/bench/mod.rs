@@ -25,7 +25,7 @@ use clap::{Args, Subcommand};
 
 use self::load::{Fanout, Publish, Push};
 use self::payload::Form;
-use self::report::Report;
+use self::report::{Disk, Report};
 use self::target::Target;
 
 /// Measure a node: publish, replay, fan-out, idle subscribers, many streams.
@@ -269,8 +269,17 @@ async fn one(bench: &Bench, workload: &Workload, place: &Path, report: &mut Repo
             let stream = fresh_stream();
             target.create_stream(&stream, durability).await?;
             let measured = load::publish(&target, &stream, how).await?;
+            target.stop().await?;
+            let disk = match disk {
+                Some(at_window) => {
+                    let group = (measured.events / measured.flushes.max(1)).max(1) as usize;
+                    let at_group = machine::disk_rate(place, group, bench.size, Duration::from_secs(1))?;
+                    Some(Disk { at_window, group, at_group })
+                }
+                None => None,
+            };
             report.add(name, measured, bare, disk);
-            target.stop().await
+            Ok(())
         }
         Workload::Replay { push, count } => {
             let target = node().await?;

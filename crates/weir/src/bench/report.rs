@@ -7,6 +7,17 @@ use serde_json::{Map, Value, json};
 
 use super::load::Measured;
 
+/// The disk's own rates, in events a second, writing and syncing groups of one size after the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Disk {
+    /// If each group held all that is in flight.
+    pub(super) at_window: f64,
+    /// Events in the node's own groups, on average.
+    pub(super) group: usize,
+    /// In groups of that size.
+    pub(super) at_group: f64,
+}
+
 /// Collects rows under their names; prints the median of each figure once all rounds are through.
 pub(super) struct Report {
     json: bool,
@@ -16,7 +27,7 @@ pub(super) struct Report {
 }
 
 /// The figures, in the order of the table: member, heading, digits after the point.
-const FIGURES: [(&str, &str, usize); 15] = [
+const FIGURES: [(&str, &str, usize); 18] = [
     ("events_per_second", "events/s", 0),
     ("cpu_us_each", "CPU us", 2),
     ("flushes_each", "flushes", 4),
@@ -25,6 +36,9 @@ const FIGURES: [(&str, &str, usize); 15] = [
     ("resident_mib", "MiB", 1),
     ("disk_per_second", "disk/s", 0),
     ("disk_ratio", "of disk", 2),
+    ("group", "group", 0),
+    ("group_disk_per_second", "disk/s at group", 0),
+    ("group_disk_ratio", "of disk at group", 2),
     ("bare_per_second", "bare/s", 0),
     ("bare_ratio", "of bare", 2),
     ("bare_cpu_us_each", "bare CPU", 2),
@@ -45,7 +59,7 @@ impl Report {
         name: String,
         measured: Measured,
         bare: Option<Measured>,
-        disk: Option<f64>,
+        disk: Option<Disk>,
     ) {
         let mut row = Map::new();
         let mut put = |name: &str, value: Option<f64>| {
@@ -60,8 +74,13 @@ impl Report {
         put("p99_us", measured.latency.map(|latency| latency.p99));
         put("max_us", measured.latency.map(|latency| latency.max));
         put("resident_mib", measured.cpu.map(|_| measured.resident_kib as f64 / 1024.0));
-        put("disk_per_second", disk);
-        put("disk_ratio", disk.map(|disk| measured.rate() / disk));
+        if let Some(disk) = disk {
+            put("disk_per_second", Some(disk.at_window));
+            put("disk_ratio", Some(measured.rate() / disk.at_window));
+            put("group", Some(disk.group as f64));
+            put("group_disk_per_second", Some(disk.at_group));
+            put("group_disk_ratio", Some(measured.rate() / disk.at_group));
+        }
         if let Some(bare) = bare {
             put("bare_per_second", Some(bare.rate()));
             put("bare_ratio", Some(measured.rate() / bare.rate()));
