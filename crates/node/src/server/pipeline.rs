@@ -11,8 +11,9 @@
 //! (another method or path, chunks, `Expect`, `Connection`, two lengths, a body above [`BODY_BYTES_MAX`]) is hyper's.
 //!
 //! Requests are handed to [`publish`] in the order they came and enter the log in that order. Bounded: at most
-//! [`UNDER_WAY_MAX`] requests and [`BUFFER_BYTES_MAX`] bytes read ahead; then nothing is read, and TCP holds the
-//! publisher back. A connection that makes no progress for [`Bounds::head_timeout`](super::Bounds) is closed.
+//! [`UNDER_WAY_MAX`] requests of together [`UNDER_WAY_BYTES_MAX`]; then nothing is read, and TCP holds the publisher
+//! back. A connection on which no request is finished and no answer taken for
+//! [`Bounds::head_timeout`](super::Bounds) is closed, or, if a request has begun, handed to hyper and its timeouts.
 
 use std::future::poll_fn;
 use std::io;
@@ -37,8 +38,9 @@ use super::{BUFFER_BYTES_MAX, Connection, Hot, hot};
 use crate::Node;
 use crate::http::publish;
 
-/// Requests of one connection that may wait for the log.
+/// Requests of one connection that may wait for the log, and their bytes, heads included.
 const UNDER_WAY_MAX: usize = 1024;
+const UNDER_WAY_BYTES_MAX: usize = 128 * 1024;
 
 /// The longest body that is served here. Longer ones gain nothing from being put together.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -52,8 +54,8 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// The most headers of a request that is served here.
 const HEADERS_MAX: usize = 48;
 
-/// An answer under way.
-type Answering = Pin<Box<dyn Future<Output = (http::response::Parts, Bytes)> + Send>>;
+/// An answer under way, and the bytes of its request.
+type Answering = Pin<Box<dyn Future<Output = (http::response::Parts, Bytes, usize)> + Send>>;
 
 /// Serves publishes until the connection ends or something else is asked: then the connection with what was read.
 pub(super) async fn serve(
@@ -69,6 +71,7 @@ pub(super) async fn serve(
         connection: Arc::clone(connection),
         input: BytesMut::new(),
         under_way: FuturesOrdered::new(),
+        under_way_bytes: 0,
         output: BytesMut::new(),
         date: Date::default(),
         reading: Reading::On,
@@ -88,7 +91,8 @@ pub(super) async fn serve(
                     // What waits for the log has all the time it needs; what waits for the peer has not.
                     let waits_for_peer = pipeline.under_way.is_empty() || !pipeline.output.is_empty();
                     if end <= Instant::now() && waits_for_peer {
-                        return Poll::Ready(Ok(None));
+                        let begun = pipeline.output.is_empty() && !pipeline.input.is_empty();
+                        return Poll::Ready(Ok(begun.then_some(End::HandOver)));
                     }
                     timer.as_mut().reset(end.max(Instant::now() + Duration::from_millis(100)));
                 }
@@ -141,10 +145,11 @@ struct Pipeline {
     /// Read and not yet a whole request.
     input: BytesMut,
     under_way: FuturesOrdered<Answering>,
+    under_way_bytes: usize,
     output: BytesMut,
     date: Date,
     reading: Reading,
-    /// When bytes last moved.
+    /// When a request was last finished or an answer last taken: bytes alone, one by one, are no progress.
     progress: Instant,
 }
 
@@ -171,10 +176,15 @@ impl Pipeline {
     /// Takes requests, as many as there is room for. Ready if any came or the reading ended.
     fn poll_requests(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
         let mut taken = Poll::Pending;
-        while self.reading == Reading::On && self.under_way.len() < UNDER_WAY_MAX {
+        while self.reading == Reading::On
+            && self.under_way.len() < UNDER_WAY_MAX
+            && self.under_way_bytes < UNDER_WAY_BYTES_MAX
+        {
+            let before = self.input.len();
             match take(&mut self.input) {
                 Taken::Request(request) => {
-                    self.answer(*request);
+                    self.answer(*request, before - self.input.len());
+                    self.progress = Instant::now();
                     taken = Poll::Ready(());
                     continue;
                 }
@@ -190,7 +200,7 @@ impl Pipeline {
                     self.reading = Reading::Done;
                     return Ok(Poll::Ready(()));
                 }
-                Poll::Ready(_) => self.progress = Instant::now(),
+                Poll::Ready(_) => {}
                 Poll::Pending => {
                     if self.input.is_empty() {
                         // An idle connection holds no buffer.
@@ -203,15 +213,16 @@ impl Pipeline {
         Ok(taken)
     }
 
-    /// Hands a request on.
-    fn answer(&mut self, request: Request<Full<Bytes>>) {
+    /// Hands a request of so many bytes on.
+    fn answer(&mut self, request: Request<Full<Bytes>>, bytes: usize) {
+        self.under_way_bytes += bytes;
         let (node, connection) = (Arc::clone(&self.node), Arc::clone(&self.connection));
         // Unconstrained: a turn ended in between would let a later request overtake this one on its way to the log.
         self.under_way.push_back(Box::pin(unconstrained(async move {
             let (head, body) = publish::answer(&node, Some(&connection), request).await.into_parts();
             // Answers of publishes are whole in memory.
             let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-            (head, body)
+            (head, body, bytes)
         })));
     }
 
@@ -219,8 +230,9 @@ impl Pipeline {
     fn poll_answers(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut any = Poll::Pending;
         while self.output.len() < ANSWER_BYTES_MAX
-            && let Poll::Ready(Some((head, body))) = self.under_way.poll_next_unpin(cx)
+            && let Poll::Ready(Some((head, body, bytes))) = self.under_way.poll_next_unpin(cx)
         {
+            self.under_way_bytes -= bytes;
             let close = head.headers.get(CONNECTION).is_some_and(|value| value.as_bytes() == b"close");
             encode(&head, &body, self.date.now(), &mut self.output);
             if close {
