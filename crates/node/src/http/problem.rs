@@ -111,8 +111,17 @@ fn log(error: &Error) {
     let cause = chain(error);
     match error.kind() {
         Kind::Internal | Kind::Corrupt => tracing::error!(code, cause, "a request failed"),
-        Kind::Unavailable => tracing::warn!(code, cause, "a request could not be answered now"),
-        Kind::Invalid | Kind::NotFound | Kind::Denied | Kind::Conflict | Kind::Exhausted | Kind::Closed => {
+        // What asks whether the node is ready is answered; what made it unready was logged when it came.
+        Kind::Unavailable if error.code() != Code::NotReady => {
+            tracing::warn!(code, cause, "a request could not be answered now")
+        }
+        Kind::Invalid
+        | Kind::NotFound
+        | Kind::Denied
+        | Kind::Conflict
+        | Kind::Exhausted
+        | Kind::Unavailable
+        | Kind::Closed => {
             tracing::debug!(code, detail = error.message(), cause, "a request was refused")
         }
     }
