@@ -288,7 +288,8 @@ pub(crate) fn load(
         Ok(Some(entries)) => entries,
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(None) | Err(_) => {
-            tracing::warn!(file = segment.file.path(), "the index of a segment is made again");
+            // Nothing is lost: an index is never synced, and a kill or cleaning may take it away.
+            tracing::info!(file = segment.file.path(), "the index of a segment is made again");
             let mut gathered = gather(core, segment)?;
             if core.disk.open(segment.file.path()).is_ok() {
                 // If this fails, the next one to ask does it again.
